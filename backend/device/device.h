@@ -1,0 +1,122 @@
+// What a device must do: hold packed weights and compute the operations of a transformer layer on
+// ragged batches. Implementations: reference/ (plain float, the oracle) and cpu/ (oneDNN, Highway).
+//
+// Matrices are row-major float; a row is a token. Rows of a batch's sequences follow one another and
+// `offsets` (n + 1 values, offsets[0] = 0) says where each begins; nothing is ever padded.
+//
+// **Batch invariance.** Each output row depends on its own input row (in Attention: on the rows of
+// its own sequence) and on the weights alone: the same bits whatever else is in the batch and however
+// many threads there are.
+//
+// Threading: Pack may be called at any time from any thread. The operations of one Device are called
+// by one thread at a time (the compute executor's); they run on the device's own threads inside.
+//
+// Errors: operations return INVALID_ARGUMENT for shapes that do not fit each other and INTERNAL when
+// the library below fails; no exception leaves a device.
+#ifndef THRESHER_BACKEND_DEVICE_DEVICE_H_
+#define THRESHER_BACKEND_DEVICE_DEVICE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "backend/tensor/matrix.h"
+
+namespace thresher {
+
+/// The precision of matrix products. Norms, softmax and activations are always float.
+enum class Precision { kF32, kBF16, kInt8 };
+
+std::string_view Name(Precision precision);  // "f32", "bf16", "int8"
+absl::StatusOr<Precision> ParsePrecision(std::string_view name);
+
+/// kGelu is x * Phi(x) with the exact Gaussian CDF (erf); kGeluTanh its tanh approximation.
+enum class Activation { kNone, kGelu, kGeluTanh, kRelu, kTanh, kSilu };
+
+/// A linear layer's weights in a device's own layout. Immutable; outlives every use.
+class PackedLinear {
+ public:
+  virtual ~PackedLinear() = default;
+  virtual int64_t in_features() const = 0;
+  virtual int64_t out_features() const = 0;
+  virtual Precision precision() const = 0;
+  /// Memory held by the packed form.
+  virtual size_t bytes() const = 0;
+};
+
+struct AttentionShape {
+  int32_t heads = 0;
+  int32_t kv_heads = 0;  // = heads, or fewer for grouped-query attention.
+  int32_t head_dim = 0;
+};
+
+struct AttentionInput {
+  AttentionShape shape;
+  ConstMatrix query;  // [tokens, heads * head_dim]
+  ConstMatrix key;    // [tokens, kv_heads * head_dim]
+  ConstMatrix value;  // [tokens, kv_heads * head_dim]
+  std::span<const int32_t> offsets;
+  float scale = 1.0f;  // Scores are scale * q.k.
+  bool causal = false;
+};
+
+struct DeviceDescription {
+  std::string name;         // As --device names it: "cpu", "reference".
+  std::string isa;          // What was chosen at run time, such as "avx512+amx".
+  std::string library;      // Such as "oneDNN 2.6.3".
+  int threads = 1;
+  Precision default_precision = Precision::kF32;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const DeviceDescription& description() const = 0;
+
+  /// Packs y = x W^T + b. `weight` is [out_features, in_features] as in a checkpoint; `bias` is
+  /// [1, out_features] or empty. The sources are not referenced afterwards.
+  virtual absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(const StoredMatrix& weight,
+                                                             const StoredMatrix& bias,
+                                                             Precision precision) = 0;
+
+  /// y = activation(x W^T + b): x [m, in], y [m, out], not overlapping; m = 0 does nothing.
+  virtual absl::Status Linear(const PackedLinear& weights, ConstMatrix x, Activation activation,
+                              Matrix y) = 0;
+
+  /// For each sequence and head: softmax(scale * Q K^T) V, into out [tokens, heads * head_dim].
+  virtual absl::Status Attention(const AttentionInput& input, Matrix out) = 0;
+
+  /// y = gamma * (z - mean(z)) / sqrt(var(z) + epsilon) + beta by row, z = x + residual; `residual`
+  /// may be empty; y may be x or residual. Variance is the mean of squares (not the sample variance).
+  virtual absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
+                                 std::span<const float> beta, float epsilon, Matrix y) = 0;
+
+  /// y[i] = sum over tables t of tables[t][ids[t][i]]: word, position and token type embeddings.
+  /// All tables have y.cols columns, all id lists y.rows entries, every id within its table.
+  struct Lookup {
+    StoredMatrix table;
+    std::span<const int32_t> ids;
+  };
+  virtual absl::Status Embed(std::span<const Lookup> lookups, Matrix y) = 0;
+
+  /// y[s] = mean of rows [offsets[s], offsets[s + 1]) of x: y [sequences, x.cols].
+  virtual absl::Status MeanPool(ConstMatrix x, std::span<const int32_t> offsets, Matrix y) = 0;
+};
+
+struct DeviceOptions {
+  int threads = 1;
+};
+
+/// By name as --device gives it: "cpu", "reference". NOT_FOUND (with the known names) otherwise.
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
+                                                     const DeviceOptions& options);
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_DEVICE_H_

@@ -1,0 +1,57 @@
+// Runs ragged batches of sequences through a model on a device.
+#ifndef THRESHER_BACKEND_ENGINE_ENGINE_H_
+#define THRESHER_BACKEND_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace thresher {
+
+enum class Pooling { kCls, kMean };
+
+/// One sequence of a batch: what to run and what to return.
+struct Sequence {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> type_ids;  // Empty: all zero.
+  bool want_logits = false;       // The head's output.
+  bool want_embedding = false;    // The pooled last hidden state.
+  Pooling pooling = Pooling::kMean;
+  bool normalize = false;  // Embedding to unit length.
+};
+
+/// The answer to one sequence.
+struct SequenceOutput {
+  /// [logit_rows, logit_cols], row-major: 1 x labels (sequence classification), tokens x labels
+  /// (token classification), tokens x 2 (question answering: start, end).
+  std::vector<float> logits;
+  int32_t logit_rows = 0;
+  int32_t logit_cols = 0;
+  std::vector<float> embedding;  // [hidden_size]
+};
+
+/// An Engine's Run is called by one thread at a time; the other methods from any thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /// Everything that can be wrong with a sequence is found here, before it is queued: an empty one,
+  /// an id out of range, too long, type ids of another length, logits of a model without a head.
+  virtual absl::Status Validate(const Sequence& sequence) const = 0;
+
+  /// Predicted work in dense-token equivalents; what a batch's budget is counted in. At least 1.
+  virtual int64_t Cost(const Sequence& sequence) const = 0;
+
+  /// Runs valid sequences as one ragged batch; outputs[i] answers *sequences[i] with the same bits
+  /// whatever the others are. An error is the batch's as a whole.
+  virtual absl::Status Run(std::span<const Sequence* const> sequences,
+                           std::span<SequenceOutput> outputs) = 0;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_ENGINE_ENGINE_H_

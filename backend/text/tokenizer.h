@@ -1,0 +1,74 @@
+// Text to token ids and back: WordPiece (BERT, DistilBERT) and byte-level BPE (RoBERTa, GPT-2), as
+// Hugging Face's `tokenizers` define them.
+//
+// A tokenizer is immutable after Load and safe to use from any number of threads.
+#ifndef THRESHER_BACKEND_TEXT_TOKENIZER_H_
+#define THRESHER_BACKEND_TEXT_TOKENIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace thresher {
+
+/// One token of an Encoding.
+struct EncodedToken {
+  int32_t id = 0;
+  int32_t type_id = 0;   // Token type (segment) as the model wants it.
+  int32_t begin = 0;     // Bytes [begin, end) of the original text; 0, 0 for a special token.
+  int32_t end = 0;
+  int32_t sequence = -1;  // 0: first text, 1: second text, -1: a special token that was added.
+};
+
+struct Encoding {
+  std::vector<EncodedToken> tokens;
+  bool truncated = false;
+};
+
+struct EncodeOptions {
+  bool add_special_tokens = true;
+  /// The most tokens the result may have, special tokens included; 0: no limit.
+  int32_t max_tokens = 0;
+  /// Over max_tokens: cut (longest text of a pair first, from the right) instead of an error.
+  bool truncate = false;
+};
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// Reads `tokenizer.json`, or else `vocab.txt` (WordPiece) or `vocab.json` + `merges.txt`
+  /// (byte-level BPE), with `tokenizer_config.json` and `special_tokens_map.json` where present.
+  /// NOT_FOUND when the directory has none of them; INVALID_ARGUMENT with file and place when one is
+  /// broken or of a kind that is not supported.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
+
+  /// INVALID_ARGUMENT: text that is not UTF-8 (says at which byte), or too long without `truncate`.
+  virtual absl::StatusOr<Encoding> Encode(std::string_view text,
+                                          const EncodeOptions& options) const = 0;
+  virtual absl::StatusOr<Encoding> EncodePair(std::string_view first, std::string_view second,
+                                              const EncodeOptions& options) const = 0;
+
+  /// The text of the ids, special tokens left out if `skip_special`. OUT_OF_RANGE for an unknown id.
+  virtual absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
+                                             bool skip_special) const = 0;
+
+  /// The vocabulary's own spelling of a token ("##ing", "Ġthe"); empty for an unknown id.
+  virtual std::string_view TokenText(int32_t id) const = 0;
+  /// The id of a token by its own spelling; -1 if there is none.
+  virtual int32_t TokenId(std::string_view token) const = 0;
+  virtual bool IsSpecial(int32_t id) const = 0;
+  /// One more than the largest id.
+  virtual int32_t vocab_size() const = 0;
+  /// What tokenizer_config.json calls model_max_length, or tokenizer.json's truncation; 0 if none.
+  virtual int32_t model_max_length() const = 0;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_TEXT_TOKENIZER_H_
