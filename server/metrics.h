@@ -1,0 +1,59 @@
+// Every series that the server exports to Prometheus. Seconds, histograms, fixed label sets: labels
+// are only ever a configured model's name, a method of the list below, an outcome of the list below.
+// Thread-safe.
+#ifndef THRESHER_SERVER_METRICS_H_
+#define THRESHER_SERVER_METRICS_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "backend/scheduler/scheduler.h"
+
+namespace prometheus {
+class Registry;
+}
+
+namespace thresher {
+
+class ModelRepository;
+
+enum class Method { kClassify, kEmbed, kTokenClassify, kAnswer, kTokenize, kModelInfer };
+std::string_view Name(Method method);
+
+/// Times of one sequence that was answered, or what is known of one that was not.
+struct RequestTimes {
+  absl::Duration queue, tokenize, compute, total;
+};
+
+class Metrics final : public SchedulerObserver {
+ public:
+  Metrics();
+  ~Metrics() override;
+
+  /// One input's end. `model` must be a served model's name, or empty when there is none by the name
+  /// asked for (label "unknown"). The outcome label is made from the status code: "ok",
+  /// "invalid_argument", "not_found", "resource_exhausted", "deadline_exceeded", "cancelled",
+  /// "unavailable", "unimplemented", "internal". Durations are only recorded for "ok".
+  void OnRequest(std::string_view model, Method method, const absl::Status& status,
+                 const RequestTimes& times);
+  void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
+               absl::Duration compute) override;
+
+  /// Gauges that are read when scraped: queue depth and age, loaded models and their memory.
+  void Watch(const Scheduler* scheduler, const ModelRepository* repository);
+  void SetThreads(int threads, double cpu_quota);
+
+  /// The whole of /metrics, in Prometheus' text format.
+  std::string Exposition();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_METRICS_H_

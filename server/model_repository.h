@@ -1,0 +1,94 @@
+// The models that the server serves: names, versions, states; loading and unloading while serving.
+//
+// A model directory is a Hugging Face directory (one version, "1") or holds integer-named version
+// directories, of which the version policy chooses. A version that fails to load is UNAVAILABLE with
+// the reason and leaves all others as they were; a reload swaps only when the new one is ready, and
+// requests that hold the old one finish on it.
+//
+// Thread-safe. Load runs on the caller's thread and may take long; lookups never wait for it.
+#ifndef THRESHER_SERVER_MODEL_REPOSITORY_H_
+#define THRESHER_SERVER_MODEL_REPOSITORY_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "backend/engine/loaded_model.h"
+#include "thresher/v1/config.pb.h"
+
+namespace thresher {
+
+/// One version that can serve. Hold the pointer for as long as a request needs it.
+struct ServedModel {
+  std::string name;
+  std::string version;
+  v1::ModelConfig config;
+  std::shared_ptr<LoadedModel> model;
+  /// Aliases `model->engine`; what a scheduler Job holds.
+  std::shared_ptr<Engine> engine;
+};
+
+enum class ModelState { kLoading, kReady, kUnloading, kUnavailable };
+std::string_view Name(ModelState state);  // "LOADING", "READY", "UNLOADING", "UNAVAILABLE"
+
+struct ModelIndexEntry {
+  std::string name;
+  std::string version;  // Empty where not even the versions could be listed.
+  ModelState state = ModelState::kUnavailable;
+  std::string reason;
+};
+
+struct RepositoryOptions {
+  std::string device = "cpu";
+  DeviceOptions device_options;
+  std::optional<Precision> precision;
+  /// A directory with a model in each subdirectory, scanned at start and on Load; empty: none.
+  std::string root;
+  /// Run once on each new version before it is ready; by default a warm-up of a few lengths.
+  std::function<absl::Status(LoadedModel&)> warm_up;
+};
+
+class ModelRepository {
+ public:
+  ModelRepository(RepositoryOptions options, std::vector<v1::ModelConfig> models);
+  ~ModelRepository();
+  ModelRepository(const ModelRepository&) = delete;
+  ModelRepository& operator=(const ModelRepository&) = delete;
+
+  /// Loads all that is configured; one failure does not stop the others. OK if all
+  /// could be loaded; else the first error (the others are in the index).
+  absl::Status LoadAll();
+
+  /// The version asked for, or (empty version) the highest that is ready. NOT_FOUND: no such model or
+  /// version (says which there are); UNAVAILABLE: it exists but is not ready (says why).
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Find(std::string_view name,
+                                                          std::string_view version) const;
+
+  /// Loads or reloads a configured model, or a new subdirectory of `root`.
+  absl::Status Load(const std::string& name);
+  /// Takes a model out of service; running requests finish. NOT_FOUND if it is not there.
+  absl::Status Unload(const std::string& name);
+
+  std::vector<ModelIndexEntry> Index() const;
+  /// True when every configured model has at least one version ready.
+  bool AllReady() const;
+  /// All versions that are ready, in order of name and version.
+  std::vector<std::shared_ptr<const ServedModel>> Ready() const;
+  /// Called (on the loading thread) after any change of state; for health and metrics.
+  void OnChange(std::function<void()> callback);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_MODEL_REPOSITORY_H_
