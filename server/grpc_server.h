@@ -1,0 +1,61 @@
+// The gRPC front: thresher.v1.Thresher, inference.GRPCInferenceService, grpc.health.v1.Health and
+// reflection on one port.
+//
+// Life: Start (serves, but reports NOT_SERVING) -> SetServing(true) -> ... -> SetServing(false) ->
+// RefuseNewWork -> Shutdown. Thread-safe; no method but Shutdown and the destructor waits.
+#ifndef THRESHER_SERVER_GRPC_SERVER_H_
+#define THRESHER_SERVER_GRPC_SERVER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "backend/scheduler/scheduler.h"
+#include "server/metrics.h"
+#include "server/model_repository.h"
+
+namespace thresher {
+
+struct GrpcServerOptions {
+  std::string listen = "127.0.0.1:8001";  // HOST:PORT; port 0 picks a free one.
+  int max_message_bytes = 16 << 20;       // A larger request is RESOURCE_EXHAUSTED.
+  int max_inputs = 256;                   // Inputs (rows) in one call.
+};
+
+class GrpcServer {
+ public:
+  /// Starts to serve. The arguments must outlive the server. UNAVAILABLE if it can't listen there.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
+                                                           ModelRepository* repository,
+                                                           Scheduler* scheduler, Metrics* metrics);
+  /// Shuts down at once.
+  ~GrpcServer();
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
+
+  int port() const;
+  /// HOST:PORT, with the port that was really taken.
+  std::string address() const;
+
+  /// What health and readiness report: SERVING when `serving` and every configured model is ready.
+  /// Calls are answered either way.
+  void SetServing(bool serving);
+
+  /// From now on every call for work is UNAVAILABLE; what was accepted is still answered.
+  void RefuseNewWork();
+
+  /// Refuses new work and connections, ends health watches and streams that have nothing in flight,
+  /// lets what was accepted finish until `deadline`, cancels the rest, and returns when no call is
+  /// left. The scheduler must still be running. Harmless when repeated.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  class Impl;
+  explicit GrpcServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_GRPC_SERVER_H_
