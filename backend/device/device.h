@@ -9,7 +9,8 @@
 // many threads there are.
 //
 // Threading: Pack may be called at any time from any thread. The operations of one Device are called
-// by one thread at a time (the compute executor's); they run on the device's own threads inside.
+// by one thread at a time: engines of several models share a device, so each holds `mutex()` for a
+// whole run. Operations run on the device's own threads inside.
 //
 // Errors: operations return INVALID_ARGUMENT for shapes that do not fit each other and INTERNAL when
 // the library below fails; no exception leaves a device.
@@ -26,6 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/tensor/matrix.h"
+#include "backend/tensor/mutex.h"
 
 namespace thresher {
 
@@ -79,6 +81,9 @@ class Device {
 
   virtual const DeviceDescription& description() const = 0;
 
+  /// Held by an engine for a whole run of operations. The device itself never takes it.
+  Mutex& mutex() { return mutex_; }
+
   /// Packs y = x W^T + b. `weight` is [out_features, in_features] as in a checkpoint; `bias` is
   /// [1, out_features] or empty. The sources are not referenced afterwards.
   virtual absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(const StoredMatrix& weight,
@@ -107,6 +112,9 @@ class Device {
 
   /// y[s] = mean of rows [offsets[s], offsets[s + 1]) of x: y [sequences, x.cols].
   virtual absl::Status MeanPool(ConstMatrix x, std::span<const int32_t> offsets, Matrix y) = 0;
+
+ private:
+  Mutex mutex_;
 };
 
 struct DeviceOptions {
