@@ -1,19 +1,19 @@
 // What a device must do: hold packed weights and compute the operations of a transformer layer on
 // ragged batches. Implementations: reference/ (plain float, the oracle) and cpu/ (oneDNN, Highway).
 //
-// Matrices are row-major float; a row is a token. Rows of a batch's sequences follow one another and
-// `offsets` (n + 1 values, offsets[0] = 0) says where each begins; nothing is ever padded.
+// Matrices are row-major float; a row is a token. Rows of a batch's sequences follow one another
+// and `offsets` (n + 1 values, offsets[0] = 0) says where each begins; nothing is ever padded.
 //
 // **Batch invariance.** Each output row depends on its own input row (in Attention: on the rows of
-// its own sequence) and on the weights alone: the same bits whatever else is in the batch and however
-// many threads there are.
+// its own sequence) and on the weights alone: the same bits whatever else is in the batch and
+// however many threads there are.
 //
-// Threading: Pack may be called at any time from any thread. The operations of one Device are called
-// by one thread at a time: engines of several models share a device, so each holds `mutex()` for a
-// whole run. Operations run on the device's own threads inside.
+// Threading: Pack may be called at any time from any thread. The operations of one Device are
+// called by one thread at a time: engines of several models share a device, so each holds `mutex()`
+// for a whole run. Operations run on the device's own threads inside.
 //
-// Errors: operations return INVALID_ARGUMENT for shapes that do not fit each other and INTERNAL when
-// the library below fails; no exception leaves a device.
+// Errors: operations return INVALID_ARGUMENT for shapes that do not fit each other and INTERNAL
+// when the library below fails; no exception leaves a device.
 #ifndef THRESHER_BACKEND_DEVICE_DEVICE_H_
 #define THRESHER_BACKEND_DEVICE_DEVICE_H_
 
@@ -68,9 +68,9 @@ struct AttentionInput {
 };
 
 struct DeviceDescription {
-  std::string name;         // As --device names it: "cpu", "reference".
-  std::string isa;          // What was chosen at run time, such as "avx512+amx".
-  std::string library;      // Such as "oneDNN 2.6.3".
+  std::string name;     // As --device names it: "cpu", "reference".
+  std::string isa;      // What was chosen at run time, such as "avx512+amx".
+  std::string library;  // Such as "oneDNN 2.6.3".
   int threads = 1;
   Precision default_precision = Precision::kF32;
 };
@@ -98,7 +98,8 @@ class Device {
   virtual absl::Status Attention(const AttentionInput& input, Matrix out) = 0;
 
   /// y = gamma * (z - mean(z)) / sqrt(var(z) + epsilon) + beta by row, z = x + residual; `residual`
-  /// may be empty; y may be x or residual. Variance is the mean of squares (not the sample variance).
+  /// may be empty; y may be x or residual. Variance is the mean of squares (not the sample
+  /// variance).
   virtual absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                                  std::span<const float> beta, float epsilon, Matrix y) = 0;
 
@@ -110,7 +111,8 @@ class Device {
   };
   virtual absl::Status Embed(std::span<const Lookup> lookups, Matrix y) = 0;
 
-  /// y[s] = mean of rows [offsets[s], offsets[s + 1]) of x: y [sequences, x.cols].
+  /// y[s] = mean of rows [offsets[s], offsets[s + 1]) of x (zeros when there are none):
+  /// y [sequences, x.cols].
   virtual absl::Status MeanPool(ConstMatrix x, std::span<const int32_t> offsets, Matrix y) = 0;
 
  private:

@@ -1,0 +1,120 @@
+#include "backend/device/shape_checks.h"
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+absl::Status CheckShape(std::string_view what, ConstMatrix m, int64_t rows, int64_t cols) {
+  if (m.rows != rows || m.cols != cols) {
+    return InvalidArgument("{} is [{}, {}], expected [{}, {}]", what, m.rows, m.cols, rows, cols);
+  }
+  if (m.stride < m.cols) {
+    return InvalidArgument("{}: stride {} is less than its {} columns", what, m.stride, m.cols);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOffsets(std::span<const int32_t> offsets, int64_t rows) {
+  if (offsets.empty() || offsets.front() != 0 || offsets.back() != rows) {
+    return InvalidArgument("offsets must begin with 0 and end with the number of rows, {}", rows);
+  }
+  for (size_t i = 1; i < offsets.size(); ++i) {
+    if (offsets[i] < offsets[i - 1]) {
+      return InvalidArgument("offsets[{}] = {} is less than the one before, {}", i, offsets[i],
+                             offsets[i - 1]);
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool IsFloating(DType type) {
+  return type == DType::kF64 || type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
+}
+
+}  // namespace
+
+absl::Status CheckPack(const StoredMatrix& weight, const StoredMatrix& bias) {
+  if (weight.empty() || weight.rows <= 0 || weight.cols <= 0) {
+    return InvalidArgument("weight is empty: [{}, {}]", weight.rows, weight.cols);
+  }
+  if (!IsFloating(weight.type)) {
+    return InvalidArgument("weight is {}, expected a floating type", Name(weight.type));
+  }
+  if (bias.empty()) return absl::OkStatus();
+  if (bias.rows != 1 || bias.cols != weight.rows) {
+    return InvalidArgument("bias is [{}, {}], expected [1, {}]", bias.rows, bias.cols, weight.rows);
+  }
+  if (!IsFloating(bias.type)) {
+    return InvalidArgument("bias is {}, expected a floating type", Name(bias.type));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLinear(const PackedLinear& weights, ConstMatrix x, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("linear input", x, x.rows, weights.in_features()));
+  return CheckShape("linear output", y, x.rows, weights.out_features());
+}
+
+absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out) {
+  const auto [heads, kv_heads, head_dim] = input.shape;
+  if (heads <= 0 || kv_heads <= 0 || head_dim <= 0 || heads % kv_heads != 0) {
+    return InvalidArgument(
+        "attention: {} heads, {} key-value heads, head size {}: all must be positive, and heads a "
+        "multiple of key-value heads",
+        heads, kv_heads, head_dim);
+  }
+  const int64_t tokens = input.query.rows;
+  const int64_t width = int64_t{heads} * head_dim;
+  const int64_t kv_width = int64_t{kv_heads} * head_dim;
+  THRESHER_RETURN_IF_ERROR(CheckShape("attention query", input.query, tokens, width));
+  THRESHER_RETURN_IF_ERROR(CheckShape("attention key", input.key, tokens, kv_width));
+  THRESHER_RETURN_IF_ERROR(CheckShape("attention value", input.value, tokens, kv_width));
+  THRESHER_RETURN_IF_ERROR(CheckShape("attention output", out, tokens, width));
+  return CheckOffsets(input.offsets, tokens);
+}
+
+absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
+                            std::span<const float> beta, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("layer norm input", x, x.rows, x.cols));
+  if (residual.data != nullptr) {
+    THRESHER_RETURN_IF_ERROR(CheckShape("layer norm residual", residual, x.rows, x.cols));
+  }
+  THRESHER_RETURN_IF_ERROR(CheckShape("layer norm output", y, x.rows, x.cols));
+  if (static_cast<int64_t>(gamma.size()) != x.cols || static_cast<int64_t>(beta.size()) != x.cols) {
+    return InvalidArgument("layer norm: gamma has {} and beta {} values, expected {}", gamma.size(),
+                           beta.size(), x.cols);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckEmbed(std::span<const Device::Lookup> lookups, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("embedding output", y, y.rows, y.cols));
+  if (lookups.empty()) return InvalidArgument("embedding: no table");
+  for (size_t t = 0; t < lookups.size(); ++t) {
+    const auto& [table, ids] = lookups[t];
+    if (!IsFloating(table.type)) {
+      return InvalidArgument("embedding table {} is {}, expected a floating type", t,
+                             Name(table.type));
+    }
+    if (table.cols != y.cols || static_cast<int64_t>(ids.size()) != y.rows) {
+      return InvalidArgument("embedding table {}: {} columns and {} ids, expected {} and {}", t,
+                             table.cols, ids.size(), y.cols, y.rows);
+    }
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= table.rows) {
+        return InvalidArgument("embedding table {}: id {} is outside its {} rows", t, id,
+                               table.rows);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMeanPool(ConstMatrix x, std::span<const int32_t> offsets, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("mean pool input", x, x.rows, x.cols));
+  THRESHER_RETURN_IF_ERROR(CheckOffsets(offsets, x.rows));
+  return CheckShape("mean pool output", y, static_cast<int64_t>(offsets.size()) - 1, x.cols);
+}
+
+}  // namespace thresher

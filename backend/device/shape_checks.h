@@ -1,0 +1,26 @@
+// The checks that every device makes before it computes: do the shapes of an operation fit each
+// other? INVALID_ARGUMENT says which does not. Devices may rely on nothing else about their input.
+#ifndef THRESHER_BACKEND_DEVICE_SHAPE_CHECKS_H_
+#define THRESHER_BACKEND_DEVICE_SHAPE_CHECKS_H_
+
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "backend/device/device.h"
+#include "backend/tensor/matrix.h"
+
+namespace thresher {
+
+absl::Status CheckPack(const StoredMatrix& weight, const StoredMatrix& bias);
+absl::Status CheckLinear(const PackedLinear& weights, ConstMatrix x, ConstMatrix y);
+absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out);
+absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
+                            std::span<const float> beta, ConstMatrix y);
+/// Also finds ids outside their table.
+absl::Status CheckEmbed(std::span<const Device::Lookup> lookups, ConstMatrix y);
+absl::Status CheckMeanPool(ConstMatrix x, std::span<const int32_t> offsets, ConstMatrix y);
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_SHAPE_CHECKS_H_
