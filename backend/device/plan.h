@@ -1,0 +1,102 @@
+// The plan: what one sequence computes in one layer, as a plain value. Policies write it, devices
+// obey it and report what they did; neither knows the other.
+//
+// Lists hold what was chosen before the attention runs, rules what only the running attention can
+// choose. "Row" always means an index into the tokens still present in this layer (0-based,
+// ascending, in their original order), never an original position.
+#ifndef THRESHER_BACKEND_DEVICE_PLAN_H_
+#define THRESHER_BACKEND_DEVICE_PLAN_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace thresher {
+
+/// Which keys each query of each head may attend to: a bit matrix [heads][queries][keys].
+class CandidateMask {
+ public:
+  CandidateMask() = default;
+  CandidateMask(int32_t heads, int32_t queries, int32_t keys)
+      : heads_(heads),
+        queries_(queries),
+        keys_(keys),
+        words_((keys + 63) / 64),
+        bits_(static_cast<size_t>(heads) * queries * ((keys + 63) / 64)) {}
+
+  int32_t heads() const { return heads_; }
+  int32_t queries() const { return queries_; }
+  int32_t keys() const { return keys_; }
+  bool empty() const { return bits_.empty(); }
+  bool test(int32_t head, int32_t query, int32_t key) const {
+    return (row(head, query)[key / 64] >> (key % 64)) & 1;
+  }
+  void set(int32_t head, int32_t query, int32_t key) {
+    bits_[Index(head, query) + key / 64] |= uint64_t{1} << (key % 64);
+  }
+  void reset(int32_t head, int32_t query, int32_t key) {
+    bits_[Index(head, query) + key / 64] &= ~(uint64_t{1} << (key % 64));
+  }
+  /// The row's bits, 64 keys a word, key 0 lowest; bits past `keys` are zero.
+  const uint64_t* row(int32_t head, int32_t query) const { return bits_.data() + Index(head, query); }
+  int32_t words() const { return words_; }
+
+ private:
+  size_t Index(int32_t head, int32_t query) const {
+    return (static_cast<size_t>(head) * queries_ + query) * words_;
+  }
+  int32_t heads_ = 0;
+  int32_t queries_ = 0;
+  int32_t keys_ = 0;
+  int32_t words_ = 0;
+  std::vector<uint64_t> bits_;
+};
+
+/// SpAtten's progressive quantization (HPCA 2021, section III-D): Q and K are quantised, symmetric and
+/// linear, by row and head to msb_bits + lsb_bits; scores are first made from the K's upper msb_bits;
+/// if the largest probability of a row is below `threshold`, the lower bits are fetched and that row's
+/// scores are made again in full width.
+struct ProgressiveQuantization {
+  int32_t msb_bits = 8;
+  int32_t lsb_bits = 4;
+  float threshold = 0.1f;
+};
+
+/// What a policy wants back from the attention. Nothing asked for costs nothing.
+struct WantedStatistics {
+  bool column_sums = false;  // For each key: sum over heads and queries of the probability.
+  bool head_l1 = false;      // For each head: sum over queries and dimensions of |output|.
+  bool distribution = false;  // Entropy and first-token share, for metrics.
+};
+
+/// One sequence, one layer.
+struct SequencePlan {
+  // Lists. Unset: all.
+  std::optional<std::vector<int32_t>> heads;  // Heads that run; the others' output is zero.
+  std::optional<CandidateMask> candidates;
+  /// Rows whose Q is not generated: the query's output is V row one_hot[h][i] (>= 0).
+  /// Empty, or [heads][queries] with -1 where the query runs.
+  std::vector<int32_t> one_hot;
+  // Rules.
+  float value_keep = 1.0f;  // Share of the present keys whose V row each query and head reads (ceil).
+  std::optional<ProgressiveQuantization> quantization;
+  WantedStatistics wanted;
+  // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
+  std::vector<uint8_t> ffn_low_precision;
+};
+
+/// What the attention of one sequence did, and the statistics that the plan asked for.
+struct AttentionRecord {
+  std::vector<float> column_sums;  // [keys]
+  std::vector<float> head_l1;      // [heads]; zero for heads that did not run.
+  double entropy_sum = 0;          // Sum over heads and queries of the row's entropy, in nats.
+  double sink_sum = 0;             // Sum over heads and queries of the probability of key 0.
+  int64_t rows = 0;                // Softmax rows that ran (heads x queries).
+  int64_t refetched_rows = 0;
+  int64_t scores = 0;  // q.k products made.
+  int64_t values = 0;  // V rows read, over heads and queries.
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_PLAN_H_
