@@ -89,7 +89,8 @@ void ToFloat(DType type, const void* source, size_t count, float* destination) {
       ConvertAll<uint16_t>(source, count, destination, FromF16);
       break;
     case DType::kF64:
-      ConvertAll<double>(source, count, destination, [](double v) { return static_cast<float>(v); });
+      ConvertAll<double>(source, count, destination,
+                         [](double v) { return static_cast<float>(v); });
       break;
     default:
       break;

@@ -28,8 +28,8 @@ struct MatrixView {
       : data(data), rows(rows), cols(cols), stride(stride) {}
   /// A mutable view is a constant view.
   template <typename U>
-    requires(std::is_same_v<const U, T>)
-  MatrixView(MatrixView<U> other)  // NOLINT: implicit on purpose, as for std::span
+  requires(std::is_same_v<const U, T>)
+      MatrixView(MatrixView<U> other)  // NOLINT: implicit on purpose, as for std::span
       : MatrixView(other.data, other.rows, other.cols, other.stride) {}
 
   T* row(int64_t i) const { return data + i * stride; }

@@ -1,5 +1,5 @@
-// The project's locks: absl::Mutex; under ThreadSanitizer, where Debian's uninstrumented Abseil would
-// report races of its own, the same small interface over std::mutex.
+// The project's locks: absl::Mutex; under ThreadSanitizer, where Debian's uninstrumented Abseil
+// would report races of its own, the same small interface over std::mutex.
 //
 //   Mutex mutex; CondVar changed;
 //   MutexLock lock(&mutex);

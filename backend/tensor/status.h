@@ -17,10 +17,10 @@
 
 namespace thresher {
 
-#define THRESHER_DEFINE_STATUS(Name)                                             \
-  template <typename... Args>                                                    \
-  absl::Status Name(fmt::format_string<Args...> format, Args&&... args) {        \
-    return absl::Name##Error(fmt::format(format, std::forward<Args>(args)...));  \
+#define THRESHER_DEFINE_STATUS(Name)                                            \
+  template <typename... Args>                                                   \
+  absl::Status Name(fmt::format_string<Args...> format, Args&&... args) {       \
+    return absl::Name##Error(fmt::format(format, std::forward<Args>(args)...)); \
   }
 THRESHER_DEFINE_STATUS(InvalidArgument)
 THRESHER_DEFINE_STATUS(NotFound)
@@ -48,8 +48,8 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view where)
 #define THRESHER_CONCAT_INNER(a, b) a##b
 #define THRESHER_CONCAT(a, b) THRESHER_CONCAT_INNER(a, b)
 
-#define THRESHER_RETURN_IF_ERROR(expression)                       \
-  do {                                                             \
+#define THRESHER_RETURN_IF_ERROR(expression)                                \
+  do {                                                                      \
     if (absl::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 

@@ -28,8 +28,8 @@ class TempDir {
 }  // namespace thresher::testing
 
 /// Skips the test, saying which data is absent, unless `path` (a filesystem path) exists.
-#define THRESHER_REQUIRE_SHARED(path)                                            \
-  if (!std::filesystem::exists(path))                                            \
+#define THRESHER_REQUIRE_SHARED(path) \
+  if (!std::filesystem::exists(path)) \
   GTEST_SKIP() << "skipped: needs " << (path).string() << ", which is not here"
 
 #endif  // THRESHER_TESTS_TESTING_PATHS_H_
