@@ -1,6 +1,6 @@
 // Every series that the server exports to Prometheus. Seconds, histograms, fixed label sets: labels
-// are only ever a configured model's name, a method of the list below, an outcome of the list below.
-// Thread-safe.
+// are only ever a configured model's name, a method of the list below, an outcome of the list
+// below. Thread-safe.
 #ifndef THRESHER_SERVER_METRICS_H_
 #define THRESHER_SERVER_METRICS_H_
 
@@ -33,8 +33,8 @@ class Metrics final : public SchedulerObserver {
   Metrics();
   ~Metrics() override;
 
-  /// One input's end. `model` must be a served model's name, or empty when there is none by the name
-  /// asked for (label "unknown"). The outcome label is made from the status code: "ok",
+  /// One input's end. `model` must be a served model's name, or empty when there is none by the
+  /// name asked for (label "unknown"). The outcome label is made from the status code: "ok",
   /// "invalid_argument", "not_found", "resource_exhausted", "deadline_exceeded", "cancelled",
   /// "unavailable", "unimplemented", "internal". Durations are only recorded for "ok".
   void OnRequest(std::string_view model, Method method, const absl::Status& status,

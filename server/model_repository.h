@@ -1,9 +1,9 @@
 // The models that the server serves: names, versions, states; loading and unloading while serving.
 //
 // A model directory is a Hugging Face directory (one version, "1") or holds integer-named version
-// directories, of which the version policy chooses. A version that fails to load is UNAVAILABLE with
-// the reason and leaves all others as they were; a reload swaps only when the new one is ready, and
-// requests that hold the old one finish on it.
+// directories, of which the version policy chooses. A version that fails to load is UNAVAILABLE
+// with the reason and leaves all others as they were; a reload swaps only when the new one is
+// ready, and requests that hold the old one finish on it.
 //
 // Thread-safe. Load runs on the caller's thread and may take long; lookups never wait for it.
 #ifndef THRESHER_SERVER_MODEL_REPOSITORY_H_
@@ -66,8 +66,8 @@ class ModelRepository {
   /// could be loaded; else the first error (the others are in the index).
   absl::Status LoadAll();
 
-  /// The version asked for, or (empty version) the highest that is ready. NOT_FOUND: no such model or
-  /// version (says which there are); UNAVAILABLE: it exists but is not ready (says why).
+  /// The version asked for, or (empty version) the highest that is ready. NOT_FOUND: no such model
+  /// or version (says which there are); UNAVAILABLE: it exists but is not ready (says why).
   absl::StatusOr<std::shared_ptr<const ServedModel>> Find(std::string_view name,
                                                           std::string_view version) const;
 

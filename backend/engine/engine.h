@@ -26,6 +26,9 @@ struct Sequence {
 
 /// The answer to one sequence.
 struct SequenceOutput {
+  /// Not OK: this sequence alone has no answer (INTERNAL, when its numbers overflowed); others
+  /// stand.
+  absl::Status status;
   /// [logit_rows, logit_cols], row-major: 1 x labels (sequence classification), tokens x labels
   /// (token classification), tokens x 2 (question answering: start, end).
   std::vector<float> logits;
@@ -34,7 +37,8 @@ struct SequenceOutput {
   std::vector<float> embedding;  // [hidden_size]
 };
 
-/// An Engine's Run is called by one thread at a time; the other methods from any thread.
+/// Thread-safe. Run holds its device's mutex, so that engines which share a device take turns
+/// there: a warm-up may run while others serve.
 class Engine {
  public:
   virtual ~Engine() = default;

@@ -1,4 +1,5 @@
-// A checkpoint directory made ready to serve: tokenizer, engine and what the outside may know of it.
+// A checkpoint directory made ready to serve: tokenizer, engine and what the outside may know of
+// it.
 #ifndef THRESHER_BACKEND_ENGINE_LOADED_MODEL_H_
 #define THRESHER_BACKEND_ENGINE_LOADED_MODEL_H_
 
@@ -23,7 +24,8 @@ struct ModelInfo {
   std::string architecture;  // As config.json says: "BertForSequenceClassification".
   Task task = Task::kNone;
   std::vector<std::string> labels;  // By id; empty without a classification head.
-  /// True where scores are independent (problem_type multi_label_classification): sigmoid, not softmax.
+  /// True where scores are independent (problem_type multi_label_classification): sigmoid, not
+  /// softmax.
   bool multi_label = false;
   int32_t max_tokens = 0;  // Longest sequence, special tokens included.
   int32_t hidden_size = 0;
@@ -33,7 +35,7 @@ struct ModelInfo {
   int32_t type_vocab_size = 0;
   int64_t parameters = 0;
   Precision precision = Precision::kF32;
-  size_t packed_bytes = 0;  // Memory of the packed weights.
+  size_t packed_bytes = 0;           // Memory of the packed weights.
   Pooling pooling = Pooling::kMean;  // Default for embeddings.
   bool normalize = false;
 };

@@ -1,16 +1,27 @@
 // Queues sequences and runs them in ragged batches on one compute executor.
 //
 // There is no wait timer: when the executor is free it takes what is there, in order of priority,
-// then deadline, then arrival, from the model whose turn it is, as much as fits the budget of predicted
-// cost. `max_batch_delay` > 0 makes it wait that long (from the oldest arrival) for more.
+// then deadline, then arrival, from the engine whose turn it is, as much as fits the budget of
+// predicted cost; it never reaches past a job that does not fit. `max_batch_delay` > 0 makes it
+// wait that long (from the oldest arrival) for more, but not when the batch is full already, a
+// deadline is near, or no more may come.
 //
-// Honest overload: the queue is bounded and a full one refuses at once (RESOURCE_EXHAUSTED); a
-// deadline that has passed, or that the predicted wait would miss, is DEADLINE_EXCEEDED before any
-// compute; a cancelled job is dropped before compute. Every accepted job's `done` is called exactly
-// once, on the executor's thread.
+// Honest overload. The queue is bounded and a full one refuses at once (RESOURCE_EXHAUSTED). A
+// deadline is DEADLINE_EXCEEDED without compute if it has passed, or if even an optimistic
+// prediction (cost_model.h) of the rest of the running batch, of what would run before the job, and
+// of the job itself misses it: at Submit, and again when a batch is formed. A cancelled job is
+// dropped (CANCELLED) when its turn comes. Whoever waits is told when the executor next looks, so
+// at the latest when the batch that runs has ended; there are no timers for single jobs.
 //
-// Models share the executor fairly: queues (one for each engine) take turns by served cost (deficit
-// round robin), so that a flood on one model delays another by at most about one batch.
+// Fairness: engines take turns by the cost they were served (start-time fair queueing): next is the
+// engine that was served least, and one that had no work joins level with the batch that runs, so
+// idleness earns no credit. A flood on one engine delays another by one batch.
+//
+// Failure: an engine's error, or exception (INTERNAL), is the whole batch's. A batch of several
+// that fails is run again, each sequence alone and once, so that one bad sequence cannot fail its
+// neighbours.
+//
+// Every accepted job's `done` is called exactly once, on the executor's thread, with no lock held.
 #ifndef THRESHER_BACKEND_SCHEDULER_SCHEDULER_H_
 #define THRESHER_BACKEND_SCHEDULER_SCHEDULER_H_
 
@@ -44,6 +55,7 @@ struct Job {
   int32_t priority = 0;  // Higher first.
   /// Set by the caller to drop the job before compute; may be null.
   std::shared_ptr<const std::atomic<bool>> cancelled;
+  /// Must be quick and not throw. May Submit; may not wait for, or destroy, the scheduler.
   std::function<void(absl::StatusOr<JobResult>)> done;
 };
 
@@ -55,10 +67,11 @@ struct SchedulerOptions {
   Clock* clock = Clock::Real();
 };
 
-/// Told of every batch and refusal, on the thread where it happens; must be quick. For metrics.
+/// For metrics. Called on the executor's thread with no lock held; must be quick.
 class SchedulerObserver {
  public:
   virtual ~SchedulerObserver() = default;
+  /// A run of the engine has ended, well or not.
   virtual void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                        absl::Duration compute) = 0;
 };
@@ -72,16 +85,17 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  /// All or none. On error nothing was taken and no `done` is called:
+  /// Takes all of the jobs or none; they may be of several engines. On error nothing was taken and
+  /// no `done` is called:
   ///   RESOURCE_EXHAUSTED  the queue has no room for all of them;
   ///   DEADLINE_EXCEEDED   a deadline has passed, or can't be met at the present rate;
   ///   UNAVAILABLE         draining or shut down.
   absl::Status Submit(std::vector<Job> jobs);
 
   struct Snapshot {
-    int32_t queued = 0;
-    int64_t queued_cost = 0;
-    absl::Duration oldest_age;  // Zero if nothing waits.
+    int32_t queued = 0;  // Accepted and neither in a batch nor answered: what `max_queue` bounds.
+    int64_t queued_cost = 0;    // Of those that can still run.
+    absl::Duration oldest_age;  // Of the same; zero if there are none.
     int32_t running = 0;        // Sequences in the batch that runs.
   };
   Snapshot snapshot() const;

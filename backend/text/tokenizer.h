@@ -19,8 +19,8 @@ namespace thresher {
 /// One token of an Encoding.
 struct EncodedToken {
   int32_t id = 0;
-  int32_t type_id = 0;   // Token type (segment) as the model wants it.
-  int32_t begin = 0;     // Bytes [begin, end) of the original text; 0, 0 for a special token.
+  int32_t type_id = 0;  // Token type (segment) as the model wants it.
+  int32_t begin = 0;    // Bytes [begin, end) of the original text; 0, 0 for a special token.
   int32_t end = 0;
   int32_t sequence = -1;  // 0: first text, 1: second text, -1: a special token that was added.
 };
@@ -44,8 +44,8 @@ class Tokenizer {
 
   /// Reads `tokenizer.json`, or else `vocab.txt` (WordPiece) or `vocab.json` + `merges.txt`
   /// (byte-level BPE), with `tokenizer_config.json` and `special_tokens_map.json` where present.
-  /// NOT_FOUND when the directory has none of them; INVALID_ARGUMENT with file and place when one is
-  /// broken or of a kind that is not supported.
+  /// NOT_FOUND when the directory has none of them; INVALID_ARGUMENT with file and place when one
+  /// is broken or of a kind that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
 
   /// INVALID_ARGUMENT: text that is not UTF-8 (says at which byte), or too long without `truncate`.
@@ -54,7 +54,8 @@ class Tokenizer {
   virtual absl::StatusOr<Encoding> EncodePair(std::string_view first, std::string_view second,
                                               const EncodeOptions& options) const = 0;
 
-  /// The text of the ids, special tokens left out if `skip_special`. OUT_OF_RANGE for an unknown id.
+  /// The text of the ids, special tokens left out if `skip_special`. OUT_OF_RANGE for an unknown
+  /// id.
   virtual absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
                                              bool skip_special) const = 0;
 
