@@ -1,0 +1,60 @@
+// Reading files of a checkpoint directory: whole into memory, or mapped. All are hostile until
+// parsed.
+#ifndef THRESHER_BACKEND_MODEL_FILES_H_
+#define THRESHER_BACKEND_MODEL_FILES_H_
+
+#include <cstddef>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace thresher {
+
+/// JSON files of a checkpoint directory are small; larger ones are refused.
+inline constexpr size_t kMaxJsonBytes = 16 << 20;
+
+/// True if `path` is a regular file, or a link to one.
+bool IsFile(const std::string& path);
+
+/// `name` is the name of a file of the same directory: not empty, no separators, not ".." or ".".
+bool IsPlainName(std::string_view name);
+
+/// Text for an error message: cut after 120 bytes.
+std::string Shorten(std::string_view text);
+
+/// The file's contents. NOT_FOUND; INVALID_ARGUMENT if it is not a regular file or larger than
+/// `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
+
+/// A JSON object from `text`; `name` says whose text it is. INVALID_ARGUMENT with the place.
+absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view name);
+absl::StatusOr<nlohmann::json> ReadJson(const std::string& path);
+
+/// A file mapped read-only. A file that another process truncates while it is mapped kills this one
+/// on the next read (SIGBUS): replace checkpoints by renaming, never in place.
+class MappedFile {
+ public:
+  static absl::StatusOr<MappedFile> Open(const std::string& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+  /// Gives the resident pages back; the next read maps them in again from the page cache.
+  void ReleasePages() const;
+
+ private:
+  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_MODEL_FILES_H_

@@ -1,0 +1,121 @@
+#include "backend/model/weight_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+constexpr std::array<std::string_view, 1> kWeight = {"weight"};
+constexpr std::array<std::string_view, 1> kBias = {"bias"};
+constexpr std::array<std::string_view, 2> kGamma = {"weight", "gamma"};
+constexpr std::array<std::string_view, 2> kBeta = {"bias", "beta"};
+
+/// True if an element's exponent bits are all ones: an infinity or a NaN.
+template <typename Bits>
+bool AnyNotFinite(const void* data, size_t count, Bits exponent) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  unsigned found = 0;  // Not a bool and no early exit, so that the loop is vectorized.
+  for (size_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, bytes + i * sizeof(Bits), sizeof(Bits));
+    found |= static_cast<unsigned>((bits & exponent) == exponent);
+  }
+  return found != 0;
+}
+
+bool AnyNotFinite(const StoredMatrix& matrix) {
+  const auto count = static_cast<size_t>(matrix.rows * matrix.cols);
+  switch (matrix.type) {
+    case DType::kF64:
+      return AnyNotFinite<uint64_t>(matrix.data, count, 0x7ff0'0000'0000'0000u);
+    case DType::kF32:
+      return AnyNotFinite<uint32_t>(matrix.data, count, 0x7f80'0000u);
+    case DType::kBF16:
+      return AnyNotFinite<uint16_t>(matrix.data, count, uint16_t{0x7f80});
+    default:
+      return AnyNotFinite<uint16_t>(matrix.data, count, uint16_t{0x7c00});
+  }
+}
+
+bool IsFloating(DType type) {
+  return type == DType::kF64 || type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
+}
+
+}  // namespace
+
+absl::StatusOr<StoredMatrix> WeightReader::Take(std::string_view module,
+                                                std::span<const std::string_view> suffixes,
+                                                std::span<const int64_t> shape, Place place) {
+  std::vector<std::string> names;
+  for (const std::string_view suffix : suffixes) {
+    if (place == Place::kEncoder) names.push_back(fmt::format("{}{}.{}", prefix_, module, suffix));
+    names.push_back(fmt::format("{}.{}", module, suffix));
+  }
+  const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+    return checkpoint_.Find(name) != nullptr;
+  });
+  if (found == names.end()) {
+    return InvalidArgument("{}: tensor '{}' is missing", checkpoint_.name(),
+                           fmt::join(names, "' or '"));
+  }
+  const std::string where = fmt::format("{}: tensor '{}'", checkpoint_.name(), *found);
+  const StoredTensor& tensor = *checkpoint_.Find(*found);
+  if (!IsFloating(tensor.type)) {
+    return InvalidArgument("{}: dtype {} where F32, F16, BF16 or F64 should be", where,
+                           Name(tensor.type));
+  }
+  if (!std::equal(tensor.shape.begin(), tensor.shape.end(), shape.begin(), shape.end())) {
+    return InvalidArgument("{}: shape {}, but config.json asks for {}", where,
+                           ShapeText(tensor.shape), ShapeText(shape));
+  }
+  const StoredMatrix matrix{tensor.type, tensor.data, shape.size() == 2 ? shape[0] : 1,
+                            shape.back()};
+  if (AnyNotFinite(matrix)) {
+    return InvalidArgument("{}: it holds NaN or infinity; the checkpoint is damaged", where);
+  }
+  parameters_ += matrix.rows * matrix.cols;
+  return matrix;
+}
+
+absl::StatusOr<std::vector<float>> WeightReader::Vector(std::string_view module,
+                                                        std::span<const std::string_view> suffixes,
+                                                        int64_t size) {
+  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix stored,
+                            Take(module, suffixes, std::array{size}, Place::kEncoder));
+  std::vector<float> values(static_cast<size_t>(size));
+  stored.RowToFloat(0, values.data());
+  packed_bytes_ += values.size() * sizeof(float);
+  return values;
+}
+
+absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Linear(std::string_view module,
+                                                                   int64_t out, int64_t in,
+                                                                   Place place) {
+  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix weight,
+                            Take(module, kWeight, std::array{out, in}, place));
+  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix bias, Take(module, kBias, std::array{out}, place));
+  auto packed = device_.Pack(weight, bias, precision_);
+  if (!packed.ok()) {
+    return Annotate(packed.status(), fmt::format("{}: packing '{}'", checkpoint_.name(), module));
+  }
+  packed_bytes_ += (*packed)->bytes();
+  return packed;
+}
+
+absl::StatusOr<NormWeights> WeightReader::Norm(std::string_view module, int64_t width) {
+  NormWeights norm;
+  THRESHER_ASSIGN_OR_RETURN(norm.gamma, Vector(module, kGamma, width));
+  THRESHER_ASSIGN_OR_RETURN(norm.beta, Vector(module, kBeta, width));
+  return norm;
+}
+
+absl::StatusOr<StoredMatrix> WeightReader::Table(std::string_view module, int64_t rows,
+                                                 int64_t cols) {
+  return Take(module, kWeight, std::array{rows, cols}, Place::kEncoder);
+}
+
+}  // namespace thresher
