@@ -13,12 +13,10 @@
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
 #include "backend/engine/engine.h"
+#include "backend/model/model_config.h"
 #include "backend/text/tokenizer.h"
 
 namespace thresher {
-
-/// What the model's head computes.
-enum class Task { kNone, kSequenceClassification, kTokenClassification, kQuestionAnswering };
 
 struct ModelInfo {
   std::string architecture;  // As config.json says: "BertForSequenceClassification".
