@@ -1,0 +1,466 @@
+#include "backend/scheduler/scheduler.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <exception>
+#include <map>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "backend/scheduler/cost_model.h"
+#include "backend/scheduler/job_queue.h"
+#include "backend/tensor/mutex.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+/// A job that ends without an output, and why.
+struct Refusal {
+  QueuedJob job;
+  absl::Status status;
+};
+
+/// Engine::Run, with exceptions turned into INTERNAL.
+absl::Status RunEngine(Engine& engine, std::span<const Sequence* const> sequences,
+                       std::span<SequenceOutput> outputs) {
+  try {
+    return engine.Run(sequences, outputs);
+  } catch (const std::exception& e) {
+    return Internal("the engine threw: {}", e.what());
+  } catch (...) {
+    return Internal("the engine threw an unknown exception");
+  }
+}
+
+absl::Status DeadlinePassed(const QueuedJob& job, absl::Time now) {
+  return DeadlineExceeded("the deadline passed in the queue, after {} of waiting",
+                          absl::FormatDuration(now - job.arrival));
+}
+
+bool IsCancelled(const QueuedJob& job) {
+  return job.job.cancelled != nullptr && job.job.cancelled->load(std::memory_order_relaxed);
+}
+
+/// DEADLINE_EXCEEDED if an answer `wait` from now comes too late.
+absl::Status CheckDeadline(const QueuedJob& job, absl::Duration wait, absl::Time now) {
+  if (job.job.deadline <= now) return DeadlinePassed(job, now);
+  if (now + wait <= job.job.deadline) return absl::OkStatus();
+  return DeadlineExceeded("the deadline is {} away and the answer would take at least {}",
+                          absl::FormatDuration(job.job.deadline - now), absl::FormatDuration(wait));
+}
+
+/// Whether the job should still run, if its answer comes no sooner than `wait` from now.
+absl::Status CheckWanted(const QueuedJob& job, absl::Duration wait, absl::Time now) {
+  if (IsCancelled(job)) return Cancelled("cancelled by the caller before it ran");
+  return CheckDeadline(job, wait, now);
+}
+
+int64_t Tokens(std::span<const QueuedJob> jobs) {
+  int64_t tokens = 0;
+  for (const QueuedJob& job : jobs) tokens += static_cast<int64_t>(job.job.sequence.ids.size());
+  return tokens;
+}
+
+/// Limits below one would stall the queue.
+SchedulerOptions AtLeastOne(SchedulerOptions options) {
+  options.max_batch_cost = std::max<int64_t>(options.max_batch_cost, 1);
+  options.max_batch_sequences = std::max(options.max_batch_sequences, 1);
+  options.max_queue = std::max(options.max_queue, 1);
+  return options;
+}
+
+}  // namespace
+
+class Scheduler::Impl {
+ public:
+  Impl(const SchedulerOptions& options, SchedulerObserver* observer);
+  ~Impl();
+
+  absl::Status Submit(std::vector<Job> jobs);
+  Snapshot snapshot();
+  void StopAccepting();
+  bool WaitIdle(absl::Time deadline);
+
+ private:
+  /// What the scheduler knows of one engine.
+  struct Lane {
+    std::weak_ptr<Engine> engine;
+    JobQueue queue;
+    CostModel model;
+    int64_t served = 0;  // Virtual time: cost served, and more where the lane was idle.
+  };
+  using Batch = std::vector<QueuedJob>;
+
+  /// How one run of an engine went.
+  struct Run {
+    absl::Status status;
+    absl::Time start;
+    absl::Duration compute;
+  };
+
+  // These want `mutex_` held.
+  Lane& LaneOf(const std::shared_ptr<Engine>& engine);
+  absl::Duration WaitAtLeast(const QueuedJob& job, const Lane& lane, absl::Time now) const;
+  size_t Queued() const;
+  void TakeExpired(absl::Time now);
+  void RefuseAll();
+  /// When the lane, which has jobs, may form a batch.
+  absl::Time ReleaseTime(const Lane& lane, absl::Time now) const;
+  /// The lane whose turn it is; null if none may run before `look_again`.
+  Lane* NextLane(absl::Time now, absl::Time* look_again);
+  Batch FormBatch(Lane& lane, absl::Time now);
+  void SetRunning(std::span<const QueuedJob> jobs, absl::Time now);
+
+  // The executor's thread, without the lock.
+  void Execute();
+  void RunBatch(Batch batch);
+  Run RunOnce(std::span<const QueuedJob> jobs, std::span<SequenceOutput> outputs);
+  void Answer(QueuedJob job, absl::StatusOr<JobResult> result);
+
+  const SchedulerOptions options_;
+  SchedulerObserver* const observer_;
+
+  Mutex mutex_;
+  CondVar changed_;  // For the executor: work, or a change of state.
+  CondVar idle_;     // outstanding_ has become zero.
+  // All below is guarded by mutex_.
+  std::map<const Engine*, Lane> lanes_;
+  std::vector<Refusal> refused_;  // No longer in a lane; the executor tells them.
+  bool accepting_ = true;
+  bool stopping_ = false;
+  uint64_t arrivals_ = 0;
+  int64_t outstanding_ = 0;   // Accepted jobs whose `done` has not returned.
+  int64_t virtual_time_ = 0;  // The `served` with which the latest batch was begun.
+  // The run in progress, if running_ > 0.
+  int32_t running_ = 0;
+  int64_t running_cost_ = 0;
+  absl::Time running_since_;
+  Lane* running_lane_ = nullptr;
+
+  std::thread executor_;  // Last: it uses all of the above.
+};
+
+Scheduler::Impl::Impl(const SchedulerOptions& options, SchedulerObserver* observer)
+    : options_(AtLeastOne(options)), observer_(observer), executor_([this] { Execute(); }) {}
+
+Scheduler::Impl::~Impl() {
+  {
+    MutexLock lock(&mutex_);
+    accepting_ = false;
+    stopping_ = true;
+    changed_.SignalAll();
+  }
+  executor_.join();
+}
+
+// ---- Admission ----
+
+Scheduler::Impl::Lane& Scheduler::Impl::LaneOf(const std::shared_ptr<Engine>& engine) {
+  const auto found = lanes_.find(engine.get());
+  if (found != lanes_.end() && !found->second.engine.expired()) return found->second;
+  // A new engine, perhaps at the address of an old one. Forget those that are gone; they have
+  // neither waiting nor running jobs, which would keep them alive.
+  std::erase_if(lanes_, [](const auto& entry) { return entry.second.engine.expired(); });
+  Lane& lane = lanes_[engine.get()];
+  lane.engine = engine;
+  return lane;
+}
+
+size_t Scheduler::Impl::Queued() const {
+  size_t queued = refused_.size();
+  for (const auto& [engine, lane] : lanes_) queued += lane.queue.size();
+  return queued;
+}
+
+void Scheduler::Impl::TakeExpired(absl::Time now) {
+  for (auto& [engine, lane] : lanes_) {
+    while (std::optional<QueuedJob> job = lane.queue.PopExpired(now)) {
+      absl::Status status = DeadlinePassed(*job, now);
+      refused_.push_back({*std::move(job), std::move(status)});
+    }
+  }
+}
+
+absl::Duration Scheduler::Impl::WaitAtLeast(const QueuedJob& job, const Lane& lane,
+                                            absl::Time now) const {
+  // All that can be in this job's favour: no other engine takes a turn, what runs before it fills
+  // whole batches, and the rest is in its own batch.
+  const int64_t before = lane.queue.CostBefore(job.number);
+  absl::Duration wait =
+      before / options_.max_batch_cost * lane.model.AtLeast(options_.max_batch_cost, now) +
+      lane.model.AtLeast(before % options_.max_batch_cost + job.cost, now);
+  if (running_ > 0) {
+    const absl::Duration run = running_lane_->model.AtLeast(running_cost_, now);
+    wait += std::max(run - (now - running_since_), absl::ZeroDuration());
+  }
+  return wait;
+}
+
+absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
+  Batch batch;  // Destroyed, like `jobs`, after the lock is released: callbacks may own anything.
+  batch.reserve(jobs.size());
+  for (Job& job : jobs) {
+    const int64_t cost = std::max<int64_t>(1, job.engine->Cost(job.sequence));
+    batch.push_back({.job = std::move(job), .cost = cost});
+  }
+
+  MutexLock lock(&mutex_);
+  if (!accepting_) return Unavailable("the server is shutting down");
+  const absl::Time now = options_.clock->Now();
+  TakeExpired(now);
+  const size_t queued = Queued();
+  const size_t room = static_cast<size_t>(options_.max_queue);
+  if (batch.size() > room) {
+    return ResourceExhausted(
+        "{} sequences at once are more than the queue ever holds, {}: send fewer", batch.size(),
+        room);
+  }
+  if (queued + batch.size() > room) {
+    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
+                             queued, room, batch.size());
+  }
+  for (const QueuedJob& job : batch) {
+    if (job.job.deadline <= now) return DeadlineExceeded("the deadline has passed");
+  }
+
+  // The jobs delay each other too, so all are queued before any is judged.
+  struct Place {
+    Lane* lane;
+    uint64_t number;
+  };
+  std::vector<Place> places;
+  places.reserve(batch.size());
+  for (QueuedJob& job : batch) {
+    Lane& lane = LaneOf(job.job.engine);
+    if (lane.queue.empty()) lane.served = std::max(lane.served, virtual_time_);
+    job.arrival = now;
+    job.number = arrivals_++;
+    places.push_back({&lane, job.number});
+    lane.queue.Push(std::move(job));
+  }
+  absl::Status status;
+  for (const Place& place : places) {
+    const QueuedJob& job = place.lane->queue.Get(place.number);
+    if (job.job.deadline == absl::InfiniteFuture()) continue;
+    status = CheckDeadline(job, WaitAtLeast(job, *place.lane, now), now);
+    if (!status.ok()) break;
+  }
+  if (!status.ok()) {
+    for (size_t i = 0; i < places.size(); ++i) {
+      batch[i] = places[i].lane->queue.Remove(places[i].number);
+    }
+    return status;
+  }
+  outstanding_ += static_cast<int64_t>(batch.size());
+  changed_.Signal();
+  return absl::OkStatus();
+}
+
+// ---- Choice of what runs next ----
+
+absl::Time Scheduler::Impl::ReleaseTime(const Lane& lane, absl::Time now) const {
+  const absl::Duration delay = options_.max_batch_delay;
+  const JobQueue& queue = lane.queue;
+  if (delay <= absl::ZeroDuration() || !accepting_ || queue.cost() >= options_.max_batch_cost ||
+      queue.size() >= static_cast<size_t>(options_.max_batch_sequences)) {
+    return absl::InfinitePast();
+  }
+  // A deadline leaves time for the run and, since that may be unknown, for one delay more.
+  return std::min(queue.Oldest().arrival + delay,
+                  queue.EarliestDeadline() - lane.model.AtLeast(queue.cost(), now) - delay);
+}
+
+Scheduler::Impl::Lane* Scheduler::Impl::NextLane(absl::Time now, absl::Time* look_again) {
+  *look_again = absl::InfiniteFuture();
+  Lane* next = nullptr;
+  const auto turn = [](const Lane& lane) {
+    return std::pair(lane.served, lane.queue.Oldest().number);
+  };
+  for (auto& [engine, lane] : lanes_) {
+    if (lane.queue.empty()) continue;
+    const absl::Time release = ReleaseTime(lane, now);
+    if (release > now) {
+      *look_again = std::min(*look_again, release);
+    } else if (next == nullptr || turn(lane) < turn(*next)) {
+      next = &lane;
+    }
+  }
+  return next;
+}
+
+Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
+  Batch batch;
+  int64_t cost = 0;
+  while (!lane.queue.empty()) {
+    const QueuedJob& front = lane.queue.Front();
+    absl::Status status = CheckWanted(front, lane.model.AtLeast(cost + front.cost, now), now);
+    if (!status.ok()) {
+      refused_.push_back({lane.queue.PopFront(), std::move(status)});
+      continue;
+    }
+    const bool full = batch.size() >= static_cast<size_t>(options_.max_batch_sequences) ||
+                      front.cost > options_.max_batch_cost - cost;
+    if (full && !batch.empty()) break;
+    cost += front.cost;
+    batch.push_back(lane.queue.PopFront());
+  }
+  if (!batch.empty()) {
+    virtual_time_ = lane.served;
+    lane.served += cost;
+    SetRunning(batch, now);
+  }
+  return batch;
+}
+
+void Scheduler::Impl::SetRunning(std::span<const QueuedJob> jobs, absl::Time now) {
+  running_ = static_cast<int32_t>(jobs.size());
+  running_cost_ = 0;
+  for (const QueuedJob& job : jobs) running_cost_ += job.cost;
+  running_since_ = now;
+  running_lane_ = &LaneOf(jobs.front().job.engine);
+}
+
+// ---- Execution ----
+
+void Scheduler::Impl::RefuseAll() {
+  for (auto& [engine, lane] : lanes_) {
+    while (!lane.queue.empty()) {
+      refused_.push_back({lane.queue.PopFront(), Unavailable("the server shut down")});
+    }
+  }
+}
+
+void Scheduler::Impl::Execute() {
+  pthread_setname_np(pthread_self(), "executor");
+  while (true) {
+    Batch batch;
+    std::vector<Refusal> refused;
+    {
+      MutexLock lock(&mutex_);
+      while (true) {
+        const absl::Time now = options_.clock->Now();
+        TakeExpired(now);
+        if (stopping_) RefuseAll();
+        absl::Time look_again;
+        if (Lane* lane = NextLane(now, &look_again)) batch = FormBatch(*lane, now);
+        if (!batch.empty() || !refused_.empty()) break;
+        if (stopping_) return;
+        options_.clock->WaitUntil(&changed_, &mutex_, look_again);
+      }
+      refused.swap(refused_);
+    }
+    for (Refusal& refusal : refused) Answer(std::move(refusal.job), std::move(refusal.status));
+    if (!batch.empty()) RunBatch(std::move(batch));
+  }
+}
+
+Scheduler::Impl::Run Scheduler::Impl::RunOnce(std::span<const QueuedJob> jobs,
+                                              std::span<SequenceOutput> outputs) {
+  std::vector<const Sequence*> sequences;
+  sequences.reserve(jobs.size());
+  for (const QueuedJob& job : jobs) sequences.push_back(&job.job.sequence);
+  Engine& engine = *jobs.front().job.engine;
+  Run run;
+  run.start = options_.clock->Now();
+  {
+    MutexLock lock(&mutex_);
+    SetRunning(jobs, run.start);
+  }
+  run.status = RunEngine(engine, sequences, outputs);
+  const absl::Time end = options_.clock->Now();
+  run.compute = end - run.start;
+  int64_t cost;
+  {
+    MutexLock lock(&mutex_);
+    cost = running_cost_;
+    if (run.status.ok()) running_lane_->model.Add(cost, run.compute, end);
+    running_ = 0;
+  }
+  if (observer_ != nullptr) {
+    observer_->OnBatch(engine, static_cast<int32_t>(jobs.size()), Tokens(jobs), cost, run.compute);
+  }
+  return run;
+}
+
+void Scheduler::Impl::RunBatch(Batch batch) {
+  std::vector<SequenceOutput> outputs(batch.size());
+  const Run run = RunOnce(batch, outputs);
+  if (run.status.ok()) {
+    const int32_t sequences = static_cast<int32_t>(batch.size());
+    const int32_t tokens = static_cast<int32_t>(Tokens(batch));
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const absl::Duration queue = run.start - batch[i].arrival;
+      Answer(std::move(batch[i]),
+             JobResult{std::move(outputs[i]), queue, run.compute, sequences, tokens});
+    }
+  } else if (batch.size() == 1) {
+    Answer(std::move(batch.front()), run.status);
+  } else {
+    for (QueuedJob& job : batch) {
+      absl::Status status = CheckWanted(job, absl::ZeroDuration(), options_.clock->Now());
+      if (!status.ok()) {
+        Answer(std::move(job), std::move(status));
+      } else {
+        Batch alone;
+        alone.push_back(std::move(job));
+        RunBatch(std::move(alone));
+      }
+    }
+  }
+}
+
+void Scheduler::Impl::Answer(QueuedJob job, absl::StatusOr<JobResult> result) {
+  {
+    QueuedJob ended = std::move(job);
+    ended.job.done(std::move(result));
+  }  // Whatever the job kept alive is gone before the scheduler calls itself idle.
+  MutexLock lock(&mutex_);
+  if (--outstanding_ == 0) idle_.SignalAll();
+}
+
+// ---- State ----
+
+Scheduler::Snapshot Scheduler::Impl::snapshot() {
+  MutexLock lock(&mutex_);
+  Snapshot snapshot;
+  snapshot.queued = static_cast<int32_t>(Queued());
+  snapshot.running = running_;
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const auto& [engine, lane] : lanes_) {
+    if (lane.queue.empty()) continue;
+    snapshot.queued_cost += lane.queue.cost();
+    oldest = std::min(oldest, lane.queue.Oldest().arrival);
+  }
+  if (oldest != absl::InfiniteFuture()) snapshot.oldest_age = options_.clock->Now() - oldest;
+  return snapshot;
+}
+
+void Scheduler::Impl::StopAccepting() {
+  MutexLock lock(&mutex_);
+  accepting_ = false;
+  changed_.Signal();  // No more may come, so there is no reason to delay a batch.
+}
+
+bool Scheduler::Impl::WaitIdle(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (outstanding_ > 0 && options_.clock->Now() < deadline) {
+    options_.clock->WaitUntil(&idle_, &mutex_, deadline);
+  }
+  return outstanding_ == 0;
+}
+
+// ---- The interface ----
+
+Scheduler::Scheduler(const SchedulerOptions& options, SchedulerObserver* observer)
+    : impl_(std::make_unique<Impl>(options, observer)) {}
+Scheduler::~Scheduler() = default;
+
+absl::Status Scheduler::Submit(std::vector<Job> jobs) { return impl_->Submit(std::move(jobs)); }
+Scheduler::Snapshot Scheduler::snapshot() const { return impl_->snapshot(); }
+void Scheduler::StopAccepting() { impl_->StopAccepting(); }
+bool Scheduler::WaitIdle(absl::Time deadline) { return impl_->WaitIdle(deadline); }
+
+}  // namespace thresher
