@@ -1,0 +1,71 @@
+#include "server/log.h"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace thresher {
+namespace {
+
+class LineFormatter final : public spdlog::formatter {
+ public:
+  explicit LineFormatter(LogFormat format) : format_(format) {}
+
+  void format(const spdlog::details::log_msg& record, spdlog::memory_buf_t& out) override {
+    const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::FromChrono(record.time),
+                                              absl::UTCTimeZone());
+    const auto level = spdlog::level::to_string_view(record.level);
+    const std::string_view level_name(level.data(), level.size());
+    const std::string_view message(record.payload.data(), record.payload.size());
+    std::string line;
+    if (format_ == LogFormat::kJson) {
+      nlohmann::ordered_json json;
+      json["time"] = time;
+      json["level"] = level_name;
+      json["message"] = message;
+      // Bytes that are not UTF-8 become U+FFFD.
+      line = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    } else {
+      line = fmt::format("{} {} ", time, level_name);
+      for (const char c : message) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte < 0x20 || byte == 0x7f) {
+          fmt::format_to(std::back_inserter(line), "\\x{:02x}", byte);
+        } else {
+          line.push_back(c);
+        }
+      }
+    }
+    line.push_back('\n');
+    out.append(line.data(), line.data() + line.size());
+  }
+
+  std::unique_ptr<spdlog::formatter> clone() const override {
+    return std::make_unique<LineFormatter>(format_);
+  }
+
+ private:
+  LogFormat format_;
+};
+
+}  // namespace
+
+std::unique_ptr<spdlog::formatter> MakeLogFormatter(LogFormat format) {
+  return std::make_unique<LineFormatter>(format);
+}
+
+void InitLog(std::string_view level, std::string_view format) {
+  auto logger = std::make_shared<spdlog::logger>("thresherd",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_formatter(MakeLogFormatter(format == "json" ? LogFormat::kJson : LogFormat::kText));
+  logger->set_level(spdlog::level::from_str(std::string(level)));
+  spdlog::set_default_logger(std::move(logger));
+}
+
+}  // namespace thresher

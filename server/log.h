@@ -1,0 +1,26 @@
+// Logs go through spdlog's default logger to stderr, one record a line: readable text or JSON.
+#ifndef THRESHER_SERVER_LOG_H_
+#define THRESHER_SERVER_LOG_H_
+
+#include <spdlog/formatter.h>
+
+#include <memory>
+#include <string_view>
+
+namespace thresher {
+
+enum class LogFormat { kText, kJson };
+
+/// Times are UTC with microseconds. Control characters in a message are escaped, so that what a
+/// client sends can't forge a record or move a terminal's cursor.
+///   text: 2026-01-31T12:00:00.123456Z warning message
+///   json: {"time":"2026-01-31T12:00:00.123456Z","level":"warning","message":"..."}
+std::unique_ptr<spdlog::formatter> MakeLogFormatter(LogFormat format);
+
+/// Makes spdlog's default logger write to stderr. `level` and `format` as the configuration names
+/// them; call before other threads log.
+void InitLog(std::string_view level, std::string_view format);
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_LOG_H_
