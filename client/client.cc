@@ -1,0 +1,221 @@
+#include "client/client.h"
+
+#include <fmt/format.h>
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "inference/open_inference_grpc.grpc.pb.h"
+#include "thresher/v1/thresher.grpc.pb.h"
+
+namespace thresher::client {
+namespace {
+
+absl::Status ToAbsl(const grpc::Status& status) {
+  // The canonical codes have the same numbers on both sides.
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+/// A time span as the service configuration wants it: "0.1s".
+std::string JsonSeconds(absl::Duration span) {
+  return fmt::format("{}s", absl::ToDoubleSeconds(span));
+}
+
+absl::Status Check(const ClientOptions& options) {
+  const RetryPolicy& retry = options.retry;
+  if (options.server.empty()) {
+    return absl::InvalidArgumentError("the server's address is empty; expected HOST:PORT");
+  }
+  if (options.deadline <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("the deadline must be positive");
+  }
+  if (options.max_message_bytes <= 0) {
+    return absl::InvalidArgumentError("max_message_bytes must be positive");
+  }
+  if (retry.max_attempts < 1 || retry.max_attempts > 5) {
+    return absl::InvalidArgumentError(
+        fmt::format("retry.max_attempts: {} is not in 1..5", retry.max_attempts));
+  }
+  if (retry.initial_backoff < absl::Milliseconds(1) || retry.max_backoff < retry.initial_backoff ||
+      retry.max_backoff > absl::Hours(1) || !(retry.backoff_multiplier >= 1)) {
+    return absl::InvalidArgumentError(
+        "retry: needs 1 ms <= initial_backoff <= max_backoff <= 1 h and backoff_multiplier >= 1");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string ServiceConfig(const RetryPolicy& retry) {
+  if (retry.max_attempts == 1) return "{}";
+  // A name without a service matches all methods; a full name beats it.
+  return fmt::format(
+      R"({{"methodConfig":[{{"name":[{{}}],"retryPolicy":{{"maxAttempts":{},)"
+      R"("initialBackoff":"{}","maxBackoff":"{}","backoffMultiplier":{},)"
+      R"("retryableStatusCodes":["UNAVAILABLE","RESOURCE_EXHAUSTED"]}}}},)"
+      R"({{"name":[)"
+      R"({{"service":"inference.GRPCInferenceService","method":"RepositoryModelLoad"}},)"
+      R"({{"service":"inference.GRPCInferenceService","method":"RepositoryModelUnload"}}]}}],)"
+      R"("retryThrottling":{{"maxTokens":20,"tokenRatio":0.5}}}})",
+      retry.max_attempts, JsonSeconds(retry.initial_backoff), JsonSeconds(retry.max_backoff),
+      retry.backoff_multiplier);
+}
+
+class Client::Impl {
+ public:
+  explicit Impl(ClientOptions options) : options_(std::move(options)) {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(options_.max_message_bytes);
+    arguments.SetServiceConfigJSON(ServiceConfig(options_.retry));
+    // A client with its own connection; else gRPC shares one among all channels with equal
+    // arguments.
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    // A request larger than this is sent only once; the default would not retry a large batch.
+    arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, options_.max_message_bytes);
+    // Reconnects as often as calls are retried; gRPC's own first pause is a second.
+    const auto milliseconds = [](absl::Duration span) {
+      return static_cast<int>(absl::ToInt64Milliseconds(span));
+    };
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS,
+                     std::max(100, milliseconds(options_.retry.initial_backoff)));
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS,
+                     std::max(1000, milliseconds(options_.retry.max_backoff)));
+    const auto channel =
+        grpc::CreateCustomChannel(options_.server, grpc::InsecureChannelCredentials(), arguments);
+    thresher_ = v1::Thresher::NewStub(channel);
+    inference_ = inference::GRPCInferenceService::NewStub(channel);
+    health_ = grpc::health::v1::Health::NewStub(channel);
+  }
+
+  ~Impl() {
+    stop_.request_stop();
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return calls_ == 0; });
+  }
+
+  template <typename Request>
+  Result<Request> Call(const Request& request, const CallOptions& options);
+  template <typename Request>
+  void CallAsync(Request request, Callback<Request> done, const CallOptions& options);
+
+ private:
+  /// The parts of a call that must live until it has ended.
+  struct Context {
+    Context(const Impl& impl, const CallOptions& options)
+        : stop(options.stop, Cancel{&grpc}), shutdown(impl.stop_.get_token(), Cancel{&grpc}) {
+      const absl::Duration deadline = options.deadline.value_or(impl.options_.deadline);
+      if (deadline < absl::InfiniteDuration()) {
+        grpc.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+      }
+    }
+    struct Cancel {
+      grpc::ClientContext* context;
+      void operator()() const { context->TryCancel(); }
+    };
+    grpc::ClientContext grpc;
+    std::stop_callback<Cancel> stop;
+    std::stop_callback<Cancel> shutdown;
+  };
+
+  template <typename Request>
+  struct AsyncCall {
+    AsyncCall(const Impl& impl, const CallOptions& options, Request request, Callback<Request> done)
+        : context(impl, options), request(std::move(request)), done(std::move(done)) {}
+    Context context;
+    Request request;
+    typename Rpc<Request>::Response response;
+    Callback<Request> done;
+  };
+
+  using Done = std::function<void(grpc::Status)>;
+#define THRESHER_DEFINE_SEND(service, package, method, request_type, response_type)     \
+  grpc::Status Send(grpc::ClientContext* context, const package::request_type& request, \
+                    package::response_type* response) {                                 \
+    return service##_->method(context, request, response);                              \
+  }                                                                                     \
+  void SendAsync(grpc::ClientContext* context, const package::request_type* request,    \
+                 package::response_type* response, Done done) {                         \
+    service##_->async()->method(context, request, response, std::move(done));           \
+  }
+  THRESHER_UNARY_RPCS(THRESHER_DEFINE_SEND)
+#undef THRESHER_DEFINE_SEND
+
+  void Begin() {
+    std::lock_guard lock(mutex_);
+    ++calls_;
+  }
+  void End() {
+    // Notifies under the lock: the destructor may free the condition as soon as it sees zero.
+    std::lock_guard lock(mutex_);
+    if (--calls_ == 0) idle_.notify_all();
+  }
+
+  const ClientOptions options_;
+  std::unique_ptr<v1::Thresher::Stub> thresher_;
+  std::unique_ptr<inference::GRPCInferenceService::Stub> inference_;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health_;
+  std::stop_source stop_;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int64_t calls_ = 0;
+};
+
+template <typename Request>
+Client::Result<Request> Client::Impl::Call(const Request& request, const CallOptions& options) {
+  Context context(*this, options);
+  typename Rpc<Request>::Response response;
+  const grpc::Status status = Send(&context.grpc, request, &response);
+  if (!status.ok()) return ToAbsl(status);
+  return response;
+}
+
+template <typename Request>
+void Client::Impl::CallAsync(Request request, Callback<Request> done, const CallOptions& options) {
+  Begin();
+  auto call =
+      std::make_shared<AsyncCall<Request>>(*this, options, std::move(request), std::move(done));
+  // Read the addresses before `call` is moved into the callback that keeps it alive.
+  AsyncCall<Request>& parts = *call;
+  SendAsync(&parts.context.grpc, &parts.request, &parts.response,
+            [this, call = std::move(call)](const grpc::Status& status) mutable {
+              if (status.ok()) {
+                call->done(std::move(call->response));
+              } else {
+                call->done(ToAbsl(status));
+              }
+              // What the caller's function holds must be gone before the call counts as ended.
+              call->done = nullptr;
+              End();
+            });
+}
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() = default;
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
+  if (absl::Status status = Check(options); !status.ok()) return status;
+  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(options))));
+}
+
+template <typename Request>
+Client::Result<Request> Client::Call(const Request& request, const CallOptions& options) {
+  return impl_->Call(request, options);
+}
+
+template <typename Request>
+void Client::CallAsync(Request request, Callback<Request> done, const CallOptions& options) {
+  impl_->CallAsync(std::move(request), std::move(done), options);
+}
+
+#define THRESHER_INSTANTIATE(service, package, method, request, response)         \
+  template Client::Result<package::request> Client::Call(const package::request&, \
+                                                         const CallOptions&);     \
+  template void Client::CallAsync(package::request, Callback<package::request>, const CallOptions&);
+THRESHER_UNARY_RPCS(THRESHER_INSTANTIATE)
+#undef THRESHER_INSTANTIATE
+
+}  // namespace thresher::client
