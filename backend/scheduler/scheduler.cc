@@ -392,6 +392,10 @@ void Scheduler::Impl::RunBatch(Batch batch) {
     const int32_t sequences = static_cast<int32_t>(batch.size());
     const int32_t tokens = static_cast<int32_t>(Tokens(batch));
     for (size_t i = 0; i < batch.size(); ++i) {
+      if (!outputs[i].status.ok()) {
+        Answer(std::move(batch[i]), outputs[i].status);
+        continue;
+      }
       const absl::Duration queue = run.start - batch[i].arrival;
       Answer(std::move(batch[i]),
              JobResult{std::move(outputs[i]), queue, run.compute, sequences, tokens});

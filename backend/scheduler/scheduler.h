@@ -17,9 +17,9 @@
 // engine that was served least, and one that had no work joins level with the batch that runs, so
 // idleness earns no credit. A flood on one engine delays another by one batch.
 //
-// Failure: an engine's error, or exception (INTERNAL), is the whole batch's. A batch of several
-// that fails is run again, each sequence alone and once, so that one bad sequence cannot fail its
-// neighbours.
+// Failure: a sequence that the engine gave a status of its own gets that. A Run's error, or
+// exception (INTERNAL), is the whole batch's. A batch of several that fails is run again, each
+// sequence alone and once, so that one bad sequence cannot fail its neighbours.
 //
 // Every accepted job's `done` is called exactly once, on the executor's thread, with no lock held.
 #ifndef THRESHER_BACKEND_SCHEDULER_SCHEDULER_H_

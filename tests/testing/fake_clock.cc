@@ -32,8 +32,8 @@ void FakeClock::Advance(absl::Duration duration) {
     for (const Waiter* waiter : waiters_) waiters.push_back(*waiter);
   }
   for (const Waiter& waiter : waiters) {
-    // A waiter holds its mutex from before it is listed until it sleeps: with it in hand, the signal
-    // cannot come too early.
+    // A waiter holds its mutex from before it is listed until it sleeps: with it in hand, the
+    // signal cannot come too early.
     MutexLock lock(waiter.mutex);
     waiter.condition->SignalAll();
   }
