@@ -4,9 +4,12 @@
 // Lists hold what was chosen before the attention runs, rules what only the running attention can
 // choose. "Row" always means an index into the tokens still present in this layer (0-based,
 // ascending, in their original order), never an original position.
+//
+// backend/device/reference/planned_attention.h states exactly what each rule means.
 #ifndef THRESHER_BACKEND_DEVICE_PLAN_H_
 #define THRESHER_BACKEND_DEVICE_PLAN_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -17,6 +20,7 @@ namespace thresher {
 class CandidateMask {
  public:
   CandidateMask() = default;
+  /// No key is a candidate.
   CandidateMask(int32_t heads, int32_t queries, int32_t keys)
       : heads_(heads),
         queries_(queries),
@@ -38,8 +42,12 @@ class CandidateMask {
     bits_[Index(head, query) + key / 64] &= ~(uint64_t{1} << (key % 64));
   }
   /// The row's bits, 64 keys a word, key 0 lowest; bits past `keys` are zero.
-  const uint64_t* row(int32_t head, int32_t query) const { return bits_.data() + Index(head, query); }
+  const uint64_t* row(int32_t head, int32_t query) const {
+    return bits_.data() + Index(head, query);
+  }
   int32_t words() const { return words_; }
+
+  friend bool operator==(const CandidateMask&, const CandidateMask&) = default;
 
  private:
   size_t Index(int32_t head, int32_t query) const {
@@ -52,48 +60,56 @@ class CandidateMask {
   std::vector<uint64_t> bits_;
 };
 
-/// SpAtten's progressive quantization (HPCA 2021, section III-D): Q and K are quantised, symmetric and
-/// linear, by row and head to msb_bits + lsb_bits; scores are first made from the K's upper msb_bits;
-/// if the largest probability of a row is below `threshold`, the lower bits are fetched and that row's
-/// scores are made again in full width.
+/// SpAtten's progressive quantization (HPCA 2021, section III-D): Q and K are quantised, symmetric
+/// and linear, by row and head to msb_bits + lsb_bits; scores are first made from the K's upper
+/// msb_bits; if the largest probability of a row is below `threshold`, the lower bits are fetched
+/// and that row's scores are made again in full width.
 struct ProgressiveQuantization {
   int32_t msb_bits = 8;
   int32_t lsb_bits = 4;
-  float threshold = 0.1f;
+  double threshold = 0.1;
+
+  friend bool operator==(const ProgressiveQuantization&, const ProgressiveQuantization&) = default;
 };
 
 /// What a policy wants back from the attention. Nothing asked for costs nothing.
 struct WantedStatistics {
-  bool column_sums = false;  // For each key: sum over heads and queries of the probability.
-  bool head_l1 = false;      // For each head: sum over queries and dimensions of |output|.
+  bool column_sums = false;   // For each key: sum over heads and queries of the probability.
+  bool head_l1 = false;       // For each head: sum over queries and dimensions of |output|.
   bool distribution = false;  // Entropy and first-token share, for metrics.
+
+  friend bool operator==(const WantedStatistics&, const WantedStatistics&) = default;
 };
 
-/// One sequence, one layer.
+/// One sequence, one layer. A plan as constructed is dense.
 struct SequencePlan {
   // Lists. Unset: all.
   std::optional<std::vector<int32_t>> heads;  // Heads that run; the others' output is zero.
+  /// Rows of heads that do not run mean nothing. A query that runs has at least one candidate.
   std::optional<CandidateMask> candidates;
   /// Rows whose Q is not generated: the query's output is V row one_hot[h][i] (>= 0).
   /// Empty, or [heads][queries] with -1 where the query runs.
   std::vector<int32_t> one_hot;
   // Rules.
-  float value_keep = 1.0f;  // Share of the present keys whose V row each query and head reads (ceil).
+  /// Share of the keys before the query whose V row each query and head reads (rounded up).
+  double value_keep = 1.0;
   std::optional<ProgressiveQuantization> quantization;
   WantedStatistics wanted;
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
+
+  friend bool operator==(const SequencePlan&, const SequencePlan&) = default;
 };
 
 /// What the attention of one sequence did, and the statistics that the plan asked for.
 struct AttentionRecord {
-  std::vector<float> column_sums;  // [keys]
-  std::vector<float> head_l1;      // [heads]; zero for heads that did not run.
-  double entropy_sum = 0;          // Sum over heads and queries of the row's entropy, in nats.
-  double sink_sum = 0;             // Sum over heads and queries of the probability of key 0.
-  int64_t rows = 0;                // Softmax rows that ran (heads x queries).
+  std::vector<double> column_sums;  // [keys]
+  std::vector<double> head_l1;      // [heads]; zero for heads that did not run.
+  double entropy_sum = 0;           // Over softmax rows: the row's entropy, in nats.
+  double sink_sum = 0;              // Over softmax rows: the probability of key 0.
+  int64_t rows = 0;                 // Softmax rows that ran: heads x queries, less one-hot ones.
   int64_t refetched_rows = 0;
-  int64_t scores = 0;  // q.k products made.
+  int64_t scores = 0;  // q.k pairs scored; a refetched pair counts once.
   int64_t values = 0;  // V rows read, over heads and queries.
 };
 

@@ -1,13 +1,12 @@
-// Policies: what to skip. A policy is parsed once from its text, `NAME[:key=value,...]`, parts joined
-// by `+`; for each sequence it starts a PolicyRun that follows the layers through four hooks:
+// Policies: what to skip. A policy is parsed once from its text, `NAME[:key=value,...]`, parts
+// joined by `+` (policy_text.h); for each sequence it starts a PolicyRun that follows the layers:
 //
-//   BeforeProjection  from the layer's input X and predictions of Q and K: candidates, rows to generate
-//   BeforeScores      from Q and K: candidates
-//   (attention)       under the plan's rules: value top-k, precision, refetch
+//   BeforeProjection  from the layer's input, as predictions of the scores: candidates, rows to
+//                     generate, FFN precision; and the rules under which the attention runs
 //   AfterAttention    from the statistics: tokens and heads that later layers keep
 //
 // A composed policy runs its parts in the order written; each adds to the same plan. A policy knows
-// the model's shape and asks the device for predictions, and never touches a device's internals.
+// the model's shape, and never touches a device's internals.
 //
 // Policy is immutable and thread-safe; a PolicyRun belongs to one sequence on one thread.
 #ifndef THRESHER_BACKEND_SPARSITY_POLICY_H_
@@ -32,58 +31,71 @@ struct PolicyShape {
   int32_t heads = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
+  int32_t hidden_size = 0;
+  int32_t ffn_size = 0;      // Width of the feed-forward network's inner layer.
+  int32_t ffn_matrices = 2;  // 3 where the activation is gated.
+  bool causal = false;       // A query sees the keys up to its own position.
 };
 
-/// What a layer looks like to the hook before projection. `scores[h]` is the predicted score matrix
-/// [queries, keys] of head h (scaled by 1/sqrt(head_dim)); filled only if the policy said
-/// needs_prediction().
+/// FACT's eager prediction of a layer. `scores[h]` is the predicted score matrix [rows, rows] of
+/// head h, times 1/sqrt(head_dim); empty for heads that do not run.
 struct LayerPrediction {
   std::span<const ConstMatrix> scores;
 };
 
-/// What holds for all later layers once a layer's attention has run.
-struct CascadeDecision {
-  bool tokens_changed = false;
-  std::vector<int32_t> keep_rows;  // Rows of this layer that the next ones keep, ascending.
-  bool heads_changed = false;
-  std::vector<int32_t> keep_heads;  // Heads (model's numbering) that the next layers keep, ascending.
+/// The part of a prediction that a policy asks for.
+struct PredictionRequest {
+  bool wanted = false;
+  int32_t bits = 8;  // Width of the operands (eager_prediction.h).
 };
 
-/// One sequence's way through the layers.
+/// What holds for all later layers once a layer's attention has run. The caller fills in all that
+/// is present; policies only remove. Both lists ascend and never become empty.
+struct CascadeDecision {
+  std::vector<int32_t> rows;   // Rows of this layer.
+  std::vector<int32_t> heads;  // The model's numbering.
+};
+
+/// One sequence's way through the layers. For each layer in turn the caller makes a plan that holds
+/// the heads still present (unset: all), calls BeforeProjection, runs the layer, calls
+/// AfterAttention and applies the decision. `positions` says which token (numbered as in layer 0)
+/// each row is.
 class PolicyRun {
  public:
   virtual ~PolicyRun() = default;
-  /// Adds to the plan of `layer`, in which `rows` tokens are present. `prediction` is null unless
-  /// needs_prediction().
-  virtual void BeforeProjection(int32_t layer, int32_t rows, const LayerPrediction* prediction,
-                                SequencePlan* plan) {}
-  /// Decides for the layers after `layer`. Only narrows `decision`: what an earlier part of a composed
-  /// policy dropped stays dropped.
-  virtual void AfterAttention(int32_t layer, int32_t rows, const AttentionRecord& record,
-                              CascadeDecision* decision) {}
+  /// Adds to the plan of `layer`. `prediction` is null unless the policy's prediction() is wanted.
+  virtual void BeforeProjection(int32_t layer, std::span<const int32_t> positions,
+                                const LayerPrediction* prediction, SequencePlan* plan) {}
+  /// Decides for the layers after `layer`. `record` has the statistics that the plan asked for.
+  virtual void AfterAttention(int32_t layer, std::span<const int32_t> positions,
+                              const AttentionRecord& record, CascadeDecision* decision) {}
 };
 
 class Policy {
  public:
   virtual ~Policy() = default;
 
-  /// INVALID_ARGUMENT naming the key for anything wrong: an unknown policy or key (with those known), a
-  /// value out of range, contradictory keys, an unreachable mean, a technique the model can't have.
+  /// INVALID_ARGUMENT naming the key for anything wrong: an unknown policy or key (with those
+  /// known), a value out of range, contradictory keys, an unreachable mean, a list that does not
+  /// fit the model.
   static absl::StatusOr<std::shared_ptr<const Policy>> Parse(std::string_view text,
                                                              const PolicyShape& shape);
 
-  /// The policy in full, with every key, in the form that Parse takes. "dense" for none.
+  /// The policy in full, with every key that has an effect, in the form that Parse takes; parsing
+  /// it gives the same policy. "dense" for none.
   virtual std::string text() const = 0;
-  /// "dense", "spatten", "fact", "spatten+fact": the closed set that metrics are labelled with.
+  /// "dense", "spatten", "fact", "spatten+fact", ...: the closed set that metrics are labelled
+  /// with.
   virtual std::string name() const = 0;
+  /// Its keys leave nothing out of this model: running it is running dense.
   virtual bool is_dense() const { return false; }
-  /// BeforeProjection wants FACT's eager prediction of the scores from the layer's input.
-  virtual bool needs_prediction() const { return false; }
+  virtual PredictionRequest prediction() const { return {}; }
   /// Predicted work of a sequence of `tokens`, as a share of dense, for the scheduler: (0, 1].
   virtual double CostShare(int32_t tokens) const = 0;
-  /// `tokens`: the sequence's length in layer 0; `protected_rows`: never dropped (ascending).
+  /// `tokens`: the sequence's length in layer 0. `protected_positions`: the tokens that the model
+  /// lives by (ascending): [CLS] or BOS, in a decoder also the newest. The policy outlives the run.
   virtual std::unique_ptr<PolicyRun> Start(int32_t tokens,
-                                           std::span<const int32_t> protected_rows) const = 0;
+                                           std::span<const int32_t> protected_positions) const = 0;
 };
 
 }  // namespace thresher

@@ -1,0 +1,121 @@
+#include "backend/device/plan_rows.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+/// Heads that run, ascending.
+std::vector<int32_t> RunningHeads(const SequencePlan& plan, const AttentionExtent& extent) {
+  if (plan.heads) return *plan.heads;
+  std::vector<int32_t> heads(extent.heads);
+  std::iota(heads.begin(), heads.end(), 0);
+  return heads;
+}
+
+/// The one-hot key of a query, -1 where it runs.
+int32_t OneHot(const SequencePlan& plan, const AttentionExtent& extent, int32_t head,
+               int32_t query) {
+  if (plan.one_hot.empty()) return -1;
+  return plan.one_hot[static_cast<size_t>(head) * extent.queries + query];
+}
+
+absl::Status CheckHeads(const std::vector<int32_t>& heads, int32_t count) {
+  if (heads.empty()) return InvalidArgument("plan.heads: empty; at least one head must run");
+  for (size_t i = 0; i < heads.size(); ++i) {
+    if (heads[i] < 0 || heads[i] >= count || (i > 0 && heads[i] <= heads[i - 1])) {
+      return InvalidArgument("plan.heads[{}]: {}; expected ascending numbers below {}", i, heads[i],
+                             count);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRules(const SequencePlan& plan) {
+  if (!(plan.value_keep > 0 && plan.value_keep <= 1)) {
+    return InvalidArgument("plan.value_keep: {}; expected (0, 1]", plan.value_keep);
+  }
+  if (!plan.quantization) return absl::OkStatus();
+  const auto [msb, lsb, threshold] = *plan.quantization;
+  if (msb < 2 || lsb < 1 || msb > 16 || lsb > 16 || msb + lsb > 16) {
+    return InvalidArgument(
+        "plan.quantization: {}+{} bits; expected 2 or more + 1 or more, 16 in all", msb, lsb);
+  }
+  if (!(threshold >= 0 && threshold <= 1)) {
+    return InvalidArgument("plan.quantization.threshold: {}; expected [0, 1]", threshold);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckPlan(const SequencePlan& plan, const AttentionExtent& extent) {
+  if (plan.heads) THRESHER_RETURN_IF_ERROR(CheckHeads(*plan.heads, extent.heads));
+  THRESHER_RETURN_IF_ERROR(CheckRules(plan));
+  const size_t query_rows = static_cast<size_t>(extent.heads) * extent.queries;
+  if (!plan.one_hot.empty() && plan.one_hot.size() != query_rows) {
+    return InvalidArgument("plan.one_hot: {} entries; expected none or {} heads x {} queries",
+                           plan.one_hot.size(), extent.heads, extent.queries);
+  }
+  if (!plan.ffn_low_precision.empty() &&
+      plan.ffn_low_precision.size() != static_cast<size_t>(extent.queries)) {
+    return InvalidArgument("plan.ffn_low_precision: {} entries; expected none or {}",
+                           plan.ffn_low_precision.size(), extent.queries);
+  }
+  const CandidateMask* mask = plan.candidates ? &*plan.candidates : nullptr;
+  if (mask != nullptr && (mask->heads() != extent.heads || mask->queries() != extent.queries ||
+                          mask->keys() != extent.keys)) {
+    return InvalidArgument(
+        "plan.candidates: {} x {} x {}; expected {} heads x {} queries x {} keys", mask->heads(),
+        mask->queries(), mask->keys(), extent.heads, extent.queries, extent.keys);
+  }
+  for (const int32_t h : RunningHeads(plan, extent)) {
+    for (int32_t i = 0; i < extent.queries; ++i) {
+      const int32_t one_hot = OneHot(plan, extent, h, i);
+      if (one_hot < -1 || one_hot >= extent.visible(i)) {
+        return InvalidArgument("plan.one_hot: head {}, query {}: key {}; the query sees {} keys", h,
+                               i, one_hot, extent.visible(i));
+      }
+      if (one_hot >= 0 || mask == nullptr) continue;
+      int32_t j = 0;
+      while (j < extent.visible(i) && !mask->test(h, i, j)) ++j;
+      if (j == extent.visible(i)) {
+        return InvalidArgument("plan.candidates: head {}, query {}: no candidate", h, i);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+GeneratedRows RowsToGenerate(const SequencePlan& plan, const AttentionExtent& extent) {
+  GeneratedRows rows;
+  rows.query.resize(static_cast<size_t>(extent.heads) * extent.queries);
+  rows.key.resize(static_cast<size_t>(extent.kv_heads) * extent.keys);
+  rows.value.resize(rows.key.size());
+  for (const int32_t h : RunningHeads(plan, extent)) {
+    const size_t group = static_cast<size_t>(h / (extent.heads / extent.kv_heads)) * extent.keys;
+    int32_t read_by_all = 0;  // Without a mask: how many keys the queries that run see.
+    for (int32_t i = 0; i < extent.queries; ++i) {
+      if (const int32_t one_hot = OneHot(plan, extent, h, i); one_hot >= 0) {
+        rows.value[group + one_hot] = 1;
+        continue;
+      }
+      rows.query[static_cast<size_t>(h) * extent.queries + i] = 1;
+      if (!plan.candidates) {
+        read_by_all = std::max(read_by_all, extent.visible(i));
+        continue;
+      }
+      for (int32_t j = 0; j < extent.visible(i); ++j) {
+        if (plan.candidates->test(h, i, j)) rows.key[group + j] = rows.value[group + j] = 1;
+      }
+    }
+    std::fill_n(rows.key.begin() + group, read_by_all, uint8_t{1});
+    std::fill_n(rows.value.begin() + group, read_by_all, uint8_t{1});
+  }
+  return rows;
+}
+
+}  // namespace thresher

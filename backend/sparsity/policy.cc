@@ -1,0 +1,101 @@
+#include "backend/sparsity/policy.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/sparsity/fact.h"
+#include "backend/sparsity/policy_text.h"
+#include "backend/sparsity/spatten.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+/// Parts one after the other on the same plan. No part is dense: it changes nothing.
+class CompositeRun final : public PolicyRun {
+ public:
+  explicit CompositeRun(std::vector<std::unique_ptr<PolicyRun>> parts) : parts_(std::move(parts)) {}
+
+  void BeforeProjection(int32_t layer, std::span<const int32_t> positions,
+                        const LayerPrediction* prediction, SequencePlan* plan) override {
+    for (auto& part : parts_) part->BeforeProjection(layer, positions, prediction, plan);
+  }
+  void AfterAttention(int32_t layer, std::span<const int32_t> positions,
+                      const AttentionRecord& record, CascadeDecision* decision) override {
+    for (auto& part : parts_) part->AfterAttention(layer, positions, record, decision);
+  }
+
+ private:
+  std::vector<std::unique_ptr<PolicyRun>> parts_;
+};
+
+class Composite final : public Policy {
+ public:
+  explicit Composite(std::vector<std::shared_ptr<const Policy>> parts) : parts_(std::move(parts)) {}
+
+  std::string text() const override { return parts_.empty() ? "dense" : Join(&Policy::text); }
+  std::string name() const override { return parts_.empty() ? "dense" : Join(&Policy::name); }
+  bool is_dense() const override {
+    return std::ranges::all_of(parts_, [](const auto& part) { return part->is_dense(); });
+  }
+  PredictionRequest prediction() const override {
+    for (const auto& part : parts_) {
+      if (part->prediction().wanted) return part->prediction();
+    }
+    return {};
+  }
+  double CostShare(int32_t tokens) const override {
+    double share = 1.0;
+    for (const auto& part : parts_) share *= part->CostShare(tokens);
+    return share;
+  }
+  std::unique_ptr<PolicyRun> Start(int32_t tokens,
+                                   std::span<const int32_t> protected_positions) const override {
+    std::vector<std::unique_ptr<PolicyRun>> runs;
+    for (const auto& part : parts_) runs.push_back(part->Start(tokens, protected_positions));
+    return std::make_unique<CompositeRun>(std::move(runs));
+  }
+
+ private:
+  std::string Join(std::string (Policy::*what)() const) const {
+    std::string joined;
+    for (const auto& part : parts_) joined += (joined.empty() ? "" : "+") + ((*part).*what)();
+    return joined;
+  }
+
+  const std::vector<std::shared_ptr<const Policy>> parts_;
+};
+
+using MakePolicy = absl::StatusOr<std::shared_ptr<const Policy>> (*)(const PolicyValues&,
+                                                                     const PolicyShape&);
+constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {{"spatten", MakeSpatten},
+                                                               {"fact", MakeFact}};
+
+absl::Status CheckShape(const PolicyShape& shape) {
+  if (shape.layers > 0 && shape.heads > 0 && shape.kv_heads > 0 &&
+      shape.heads % shape.kv_heads == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("policy: a model of {} layers, {} heads and {} key-value heads",
+                         shape.layers, shape.heads, shape.kv_heads);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Policy>> Policy::Parse(std::string_view text,
+                                                            const PolicyShape& shape) {
+  THRESHER_RETURN_IF_ERROR(CheckShape(shape));
+  THRESHER_ASSIGN_OR_RETURN(const std::vector<PolicyValues> parts, ParsePolicyText(text));
+  std::vector<std::shared_ptr<const Policy>> policies;
+  for (const PolicyValues& values : parts) {
+    for (const auto& [name, make] : kMakers) {
+      if (name != values.spec().name) continue;
+      THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<const Policy> policy, make(values, shape));
+      policies.push_back(std::move(policy));
+    }
+  }
+  if (policies.size() == 1) return policies[0];
+  return std::make_shared<const Composite>(std::move(policies));
+}
+
+}  // namespace thresher

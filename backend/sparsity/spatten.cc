@@ -1,0 +1,238 @@
+#include "backend/sparsity/spatten.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "backend/device/top_k.h"
+#include "backend/sparsity/schedule.h"
+#include "backend/sparsity/work.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+enum class Importance { kAttention, kRandom, kInverse };
+
+struct Settings {
+  PolicyShape shape;
+  std::string text;
+  Schedule tokens;
+  Schedule heads;
+  double values = 1.0;
+  std::optional<ProgressiveQuantization> quantization;
+  Importance importance = Importance::kAttention;
+  uint64_t seed = 0;
+  bool protect_model = true;
+  int32_t first = 0;
+};
+
+/// A random number in [0, 1) that depends on nothing but its arguments (SplitMix64).
+double RandomRank(uint64_t seed, uint64_t length, uint64_t index) {
+  uint64_t z = seed;
+  for (const uint64_t part : {length, index}) {
+    z += 0x9e3779b97f4a7c15u + part;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+  }
+  return static_cast<double>(z >> 11) * 0x1p-53;
+}
+
+/// Does any layer after `layer` keep fewer of n than `layer` itself does?
+template <typename Count>
+bool Shrinks(int32_t layer, int32_t layers, const Count& count) {
+  return layer + 1 < layers && count(layers - 1) < count(layer);
+}
+
+class SpattenRun final : public PolicyRun {
+ public:
+  SpattenRun(const Settings& settings, int32_t tokens, std::span<const int32_t> protected_positions)
+      : settings_(settings),
+        tokens_(tokens),
+        token_importance_(tokens, 0.0),
+        group_importance_(settings.shape.kv_heads, 0.0),
+        protected_(tokens, 0) {
+    std::fill_n(protected_.begin(), std::min(settings.first, tokens), uint8_t{1});
+    if (settings.protect_model) {
+      for (const int32_t p : protected_positions) {
+        if (p >= 0 && p < tokens) protected_[p] = 1;
+      }
+    }
+    if (settings.importance != Importance::kRandom) return;
+    for (int32_t p = 0; p < tokens; ++p) {
+      token_importance_[p] = RandomRank(settings.seed, tokens, p);
+    }
+    for (size_t g = 0; g < group_importance_.size(); ++g) {
+      group_importance_[g] = RandomRank(~settings.seed, tokens, g);
+    }
+  }
+
+  void BeforeProjection(int32_t layer, std::span<const int32_t> positions,
+                        const LayerPrediction* prediction, SequencePlan* plan) override {
+    plan->value_keep = std::min(plan->value_keep, settings_.values);
+    if (settings_.quantization) plan->quantization = settings_.quantization;
+    if (settings_.importance == Importance::kRandom) return;
+    const int32_t layers = settings_.shape.layers;
+    plan->wanted.column_sums |= Shrinks(layer, layers, [&](int32_t l) { return Tokens(l); });
+    plan->wanted.head_l1 |= Shrinks(layer, layers, [&](int32_t l) { return Groups(l); });
+  }
+
+  void AfterAttention(int32_t layer, std::span<const int32_t> positions,
+                      const AttentionRecord& record, CascadeDecision* decision) override {
+    Accumulate(positions, record);
+    if (layer + 1 >= settings_.shape.layers) return;
+    KeepTokens(positions, Tokens(layer + 1), &decision->rows);
+    KeepHeads(Groups(layer + 1), &decision->heads);
+  }
+
+ private:
+  int64_t Tokens(int32_t layer) const { return KeepCount(tokens_, settings_.tokens[layer]); }
+  int32_t Groups(int32_t layer) const {
+    return KeptHeads(settings_.shape.kv_heads, settings_.heads[layer]);
+  }
+  int32_t GroupOf(int32_t head) const {
+    return head / (settings_.shape.heads / settings_.shape.kv_heads);
+  }
+
+  void Accumulate(std::span<const int32_t> positions, const AttentionRecord& record) {
+    if (settings_.importance == Importance::kRandom) return;
+    // Another part of the policy may have asked for either.
+    const double sign = settings_.importance == Importance::kInverse ? -1.0 : 1.0;
+    for (size_t row = 0; row < record.column_sums.size(); ++row) {
+      token_importance_[positions[row]] += sign * record.column_sums[row];
+    }
+    for (size_t h = 0; h < record.head_l1.size(); ++h) {
+      group_importance_[GroupOf(static_cast<int32_t>(h))] += sign * record.head_l1[h];
+    }
+  }
+
+  void KeepTokens(std::span<const int32_t> positions, int64_t count, std::vector<int32_t>* rows) {
+    if (count >= static_cast<int64_t>(rows->size())) return;
+    scores_.clear();
+    always_.clear();
+    for (const int32_t row : *rows) {
+      const int32_t position = positions[row];
+      if (protected_[position]) always_.push_back(static_cast<int32_t>(scores_.size()));
+      scores_.push_back(token_importance_[position]);
+    }
+    std::vector<int32_t> kept;
+    for (const int32_t i : top_k_(scores_, count, always_)) kept.push_back((*rows)[i]);
+    *rows = std::move(kept);
+  }
+
+  void KeepHeads(int32_t count, std::vector<int32_t>* heads) {
+    // The key-value groups that are present, ascending, and what they are worth.
+    std::vector<int32_t> groups;
+    scores_.clear();
+    for (const int32_t head : *heads) {
+      if (!groups.empty() && groups.back() == GroupOf(head)) continue;
+      groups.push_back(GroupOf(head));
+      scores_.push_back(group_importance_[groups.back()]);
+    }
+    if (count >= static_cast<int32_t>(groups.size())) return;
+    std::vector<uint8_t> stays(group_importance_.size(), 0);
+    for (const int32_t i : top_k_(scores_, count)) stays[groups[i]] = 1;
+    std::erase_if(*heads, [&](int32_t head) { return !stays[GroupOf(head)]; });
+  }
+
+  const Settings& settings_;
+  const int32_t tokens_;
+  std::vector<double> token_importance_;  // By position.
+  std::vector<double> group_importance_;
+  std::vector<uint8_t> protected_;  // By position.
+  std::vector<double> scores_;
+  std::vector<int32_t> always_;
+  TopK<double> top_k_;
+};
+
+class Spatten final : public Policy {
+ public:
+  explicit Spatten(Settings settings) : settings_(std::move(settings)) {}
+
+  std::string text() const override { return settings_.text; }
+  std::string name() const override { return "spatten"; }
+  bool is_dense() const override {
+    return settings_.tokens.back() == 1.0 && settings_.values == 1.0 && !settings_.quantization &&
+           KeptHeads(settings_.shape.kv_heads, settings_.heads.back()) == settings_.shape.kv_heads;
+  }
+
+  double CostShare(int32_t tokens) const override {
+    if (tokens <= 0) return 1.0;
+    const PolicyShape& shape = settings_.shape;
+    const LinearWork linear = LinearWorkOf(shape);
+    double work = 0.0;
+    for (int32_t l = 0; l < shape.layers; ++l) {
+      const auto kept = static_cast<double>(KeepCount(tokens, settings_.tokens[l]));
+      const double heads =
+          static_cast<double>(KeptHeads(shape.kv_heads, settings_.heads[l])) / shape.kv_heads;
+      work += kept * (heads * (linear.projections + AttentionWorkOf(shape, kept)) + linear.ffn);
+    }
+    const double dense = linear.projections + linear.ffn + AttentionWorkOf(shape, tokens);
+    return std::clamp(work / (dense * tokens * shape.layers), 1e-6, 1.0);
+  }
+
+  std::unique_ptr<PolicyRun> Start(int32_t tokens,
+                                   std::span<const int32_t> protected_positions) const override {
+    return std::make_unique<SpattenRun>(settings_, tokens, protected_positions);
+  }
+
+ private:
+  const Settings settings_;
+};
+
+absl::StatusOr<Schedule> TokenSchedule(const PolicyValues& values, int32_t layers) {
+  const ScheduleKind kind =
+      values.text("schedule") == "flat" ? ScheduleKind::kFlat : ScheduleKind::kRamp;
+  if (values.has("keep")) return ScheduleByMean(layers, values.number("keep"), kind);
+  if (!values.has("keeps")) {
+    return ScheduleByFinal(layers, UntouchedByTokens(layers), values.number("final"), kind);
+  }
+  const std::span<const double> keeps = values.numbers("keeps");
+  if (keeps.size() != static_cast<size_t>(layers)) {
+    return InvalidArgument("spatten: keeps has {} shares; the model has {} layers", keeps.size(),
+                           layers);
+  }
+  if (keeps[0] != 1.0) {
+    return InvalidArgument(
+        "spatten: keeps begins with {}; the first layer keeps every token (1), since nothing has "
+        "been "
+        "measured before it",
+        keeps[0]);
+  }
+  for (size_t l = 1; l < keeps.size(); ++l) {
+    if (keeps[l] > keeps[l - 1]) {
+      return InvalidArgument(
+          "spatten: keeps: layer {} has {} after {}; a dropped token never comes back, so no share "
+          "may "
+          "be above the one before",
+          l, keeps[l], keeps[l - 1]);
+    }
+  }
+  return Schedule(keeps.begin(), keeps.end());
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Policy>> MakeSpatten(const PolicyValues& values,
+                                                          const PolicyShape& shape) {
+  Settings settings{.shape = shape, .text = values.Canonical()};
+  THRESHER_ASSIGN_OR_RETURN(settings.tokens, TokenSchedule(values, shape.layers));
+  settings.heads = ScheduleByFinal(shape.layers, UntouchedByHeads(shape.layers),
+                                   values.number("heads"), ScheduleKind::kRamp);
+  settings.values = values.number("values");
+  if (const std::span<const double> bits = values.numbers("bits"); !bits.empty()) {
+    settings.quantization = ProgressiveQuantization{.msb_bits = static_cast<int32_t>(bits[0]),
+                                                    .lsb_bits = static_cast<int32_t>(bits[1]),
+                                                    .threshold = values.number("refetch")};
+  }
+  if (values.text("importance") == "random") settings.importance = Importance::kRandom;
+  if (values.text("importance") == "inverse") settings.importance = Importance::kInverse;
+  settings.seed = static_cast<uint64_t>(values.number("seed"));
+  settings.protect_model = values.text("protect") == "model";
+  settings.first = static_cast<int32_t>(values.number("first"));
+  return std::make_shared<const Spatten>(std::move(settings));
+}
+
+}  // namespace thresher

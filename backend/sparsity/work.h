@@ -1,0 +1,28 @@
+// Dense work of a layer in multiply-adds: what the predicted cost of a policy is a share of.
+#ifndef THRESHER_BACKEND_SPARSITY_WORK_H_
+#define THRESHER_BACKEND_SPARSITY_WORK_H_
+
+#include "backend/sparsity/policy.h"
+
+namespace thresher {
+
+/// Multiply-adds of one token in one layer outside the attention itself.
+struct LinearWork {
+  double projections = 0;  // Q, K, V and output.
+  double ffn = 0;
+};
+
+inline LinearWork LinearWorkOf(const PolicyShape& shape) {
+  const double hidden = shape.hidden_size;
+  return {.projections = 2.0 * hidden * shape.head_dim * (shape.heads + shape.kv_heads),
+          .ffn = hidden * shape.ffn_size * shape.ffn_matrices};
+}
+
+/// Multiply-adds of one token's scores and weighted values over `tokens` keys, all heads.
+inline double AttentionWorkOf(const PolicyShape& shape, double tokens) {
+  return 2.0 * tokens * shape.heads * shape.head_dim;
+}
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_SPARSITY_WORK_H_
