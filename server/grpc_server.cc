@@ -1,0 +1,122 @@
+#include "server/grpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/resource_quota.h>
+
+#include <utility>
+
+#include "backend/tensor/status.h"
+#include "server/health_service.h"
+#include "server/inference.h"
+#include "server/open_inference_service.h"
+#include "server/thresher_service.h"
+
+namespace thresher {
+namespace {
+
+// What gRPC may hold for all connections together before it slows their reading.
+constexpr size_t kMemoryQuotaBytes = size_t{1} << 30;
+
+/// Settings of the transport.
+void Configure(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder->SetMaxSendMessageSize(-1);  // Answers are bounded by what was asked.
+  builder->SetResourceQuota(grpc::ResourceQuota("thresher").Resize(kMemoryQuotaBytes));
+  // Two servers on one port must fail loudly, not share the calls.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Clients may ping often enough to keep an idle connection through a NAT; dead ones are found in
+  // two minutes.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 100'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+}
+
+}  // namespace
+
+class GrpcServer::Impl {
+ public:
+  Impl(const GrpcServerOptions& options, ModelRepository* repository, Scheduler* scheduler,
+       Metrics* metrics)
+      : options_(options),
+        inference_(
+            {.max_inputs = options.max_inputs},
+            [repository](std::string_view name, std::string_view version) {
+              return repository->Find(name, version);
+            },
+            scheduler, metrics),
+        thresher_(&inference_),
+        health_(std::make_shared<HealthService>(
+            std::set<std::string>{v1::Thresher::service_full_name(),
+                                  inference::GRPCInferenceService::service_full_name()},
+            [repository] { return repository->AllReady(); })),
+        open_inference_(&inference_, repository, [this] { return health_->serving(); }) {
+    // The repository may outlive this server and have changes under way.
+    repository->OnChange([health = std::weak_ptr<HealthService>(health_)] {
+      if (const auto alive = health.lock()) alive->Refresh();
+    });
+  }
+
+  ~Impl() { Shutdown(absl::InfinitePast()); }
+
+  absl::Status Listen() {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    Configure(options_, &builder);
+    builder.AddListeningPort(options_.listen, grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(&thresher_);
+    builder.RegisterService(&open_inference_);
+    builder.RegisterService(health_.get());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ <= 0) {
+      return Unavailable("can't listen on '{}' for gRPC; is it HOST:PORT, and is the port free?",
+                         options_.listen);
+    }
+    return absl::OkStatus();
+  }
+
+  int port() const { return port_; }
+  std::string address() const {
+    return fmt::format("{}:{}", options_.listen.substr(0, options_.listen.rfind(':')), port_);
+  }
+
+  void SetServing(bool serving) { health_->SetServing(serving); }
+  void RefuseNewWork() { inference_.RefuseNewWork(); }
+
+  void Shutdown(absl::Time deadline) {
+    RefuseNewWork();
+    health_->EndWatches();
+    open_inference_.EndStreams();
+    if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(deadline));
+  }
+
+ private:
+  const GrpcServerOptions options_;
+  Inference inference_;
+  ThresherService thresher_;
+  std::shared_ptr<HealthService> health_;
+  OpenInferenceService open_inference_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;  // Dies before the services.
+};
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
+                                                              ModelRepository* repository,
+                                                              Scheduler* scheduler,
+                                                              Metrics* metrics) {
+  auto impl = std::make_unique<Impl>(options, repository, scheduler, metrics);
+  THRESHER_RETURN_IF_ERROR(impl->Listen());
+  return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
+}
+
+GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+GrpcServer::~GrpcServer() = default;
+
+int GrpcServer::port() const { return impl_->port(); }
+std::string GrpcServer::address() const { return impl_->address(); }
+void GrpcServer::SetServing(bool serving) { impl_->SetServing(serving); }
+void GrpcServer::RefuseNewWork() { impl_->RefuseNewWork(); }
+void GrpcServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
+
+}  // namespace thresher

@@ -1,0 +1,302 @@
+#include "server/inference.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+absl::Time Now() { return Clock::Real()->Now(); }
+
+/// The head that a method needs; kNone: any model will do.
+Task TaskOf(Method method) {
+  switch (method) {
+    case Method::kClassify:
+      return Task::kSequenceClassification;
+    case Method::kTokenClassify:
+      return Task::kTokenClassification;
+    case Method::kAnswer:
+      return Task::kQuestionAnswering;
+    case Method::kEmbed:
+    case Method::kTokenize:
+    case Method::kModelInfer:
+      break;
+  }
+  return Task::kNone;
+}
+
+absl::Status CheckPolicy(std::string_view policy) {
+  if (policy.empty() || policy == kDensePolicy) return absl::OkStatus();
+  return InvalidArgument("sparsity policy '{}' is not known here; this server knows: {}", policy,
+                         kDensePolicy);
+}
+
+absl::StatusOr<Encoding> Encode(const InferenceRequest& request, const InferenceInput& input) {
+  const ServedModel& model = *request.model;
+  if (!input.ids.empty()) {
+    if (!input.text.empty() || input.pair) {
+      return InvalidArgument("both a text and token ids; send one of them");
+    }
+    if (!input.type_ids.empty() && input.type_ids.size() != input.ids.size()) {
+      return InvalidArgument("{} token type ids for {} token ids", input.type_ids.size(),
+                             input.ids.size());
+    }
+    Encoding encoding;
+    encoding.tokens.resize(input.ids.size());
+    for (size_t i = 0; i < input.ids.size(); ++i) {
+      encoding.tokens[i].id = input.ids[i];
+      if (!input.type_ids.empty()) encoding.tokens[i].type_id = input.type_ids[i];
+    }
+    const auto limit = static_cast<size_t>(std::max(model.model->info.max_tokens, 0));
+    if (request.truncate && limit > 0 && encoding.tokens.size() > limit) {
+      encoding.tokens.resize(limit);
+      encoding.truncated = true;
+    }
+    return encoding;
+  }
+  if (!input.type_ids.empty()) {
+    return InvalidArgument("token type ids without token ids; the tokenizer makes them for a text");
+  }
+  if (input.text.empty()) return InvalidArgument("empty text");
+  if (input.pair && input.pair->empty()) return InvalidArgument("empty second text of a pair");
+  EncodeOptions options;
+  options.add_special_tokens = request.add_special_tokens;
+  options.max_tokens = model.model->info.max_tokens;
+  options.truncate = request.truncate;
+  const Tokenizer& tokenizer = *model.model->tokenizer;
+  return input.pair ? tokenizer.EncodePair(input.text, *input.pair, options)
+                    : tokenizer.Encode(input.text, options);
+}
+
+Sequence ToSequence(const InferenceRequest& request, const Encoding& encoding) {
+  const ModelInfo& info = request.model->model->info;
+  Sequence sequence;
+  sequence.ids.reserve(encoding.tokens.size());
+  bool typed = false;
+  for (const EncodedToken& token : encoding.tokens) {
+    sequence.ids.push_back(token.id);
+    typed |= token.type_id != 0;
+  }
+  if (typed) {
+    for (const EncodedToken& token : encoding.tokens) sequence.type_ids.push_back(token.type_id);
+  }
+  const bool embed = request.method == Method::kEmbed ||
+                     (request.method == Method::kModelInfer && info.task == Task::kNone);
+  sequence.want_embedding = embed;
+  sequence.want_logits = !embed;
+  sequence.pooling = request.pooling.value_or(info.pooling);
+  sequence.normalize = request.normalize.value_or(info.normalize);
+  return sequence;
+}
+
+/// The status of a call of which every input has ended.
+absl::Status WholeCallStatus(const std::vector<InferenceResult>& results, bool all_or_none) {
+  if (all_or_none) {
+    for (const InferenceResult& result : results) THRESHER_RETURN_IF_ERROR(result.status);
+    return absl::OkStatus();
+  }
+  const absl::Status& first = results.front().status;
+  if (first.ok() || results.size() == 1) return first;
+  if (absl::IsInvalidArgument(first)) return absl::OkStatus();
+  const bool same = std::all_of(results.begin(), results.end(), [&](const InferenceResult& result) {
+    return result.status.code() == first.code();
+  });
+  return same ? first : absl::OkStatus();
+}
+
+}  // namespace
+
+std::string_view TaskName(Task task) {
+  switch (task) {
+    case Task::kNone:
+      break;
+    case Task::kSequenceClassification:
+      return "sequence classification";
+    case Task::kTokenClassification:
+      return "token classification";
+    case Task::kQuestionAnswering:
+      return "question answering";
+  }
+  return "embedding";
+}
+
+/// A call between Run and its answer. Shared by its jobs; the last to end answers.
+class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
+ public:
+  Call(Inference* inference, InferenceRequest request, InferenceDone done)
+      : inference_(inference), request_(std::move(request)), done_(std::move(done)) {
+    answer_.model = request_.model;
+    answer_.results.resize(request_.inputs.size());
+  }
+
+  void Start() {
+    if (absl::Status status = CheckPolicy(request_.policy); !status.ok()) return Fail(status);
+    if (Now() >= request_.deadline) {
+      return Fail(DeadlineExceeded("the deadline had passed when the call arrived"));
+    }
+    std::vector<Job> jobs;
+    for (size_t i = 0; i < request_.inputs.size(); ++i) {
+      if (request_.cancelled && request_.cancelled->load()) {
+        return Fail(Cancelled("the caller cancelled the call"));
+      }
+      if (absl::Status status = Prepare(i, &jobs); !status.ok()) {
+        End(i, status);
+        if (request_.all_or_none) return Fail(answer_.results[i].status);
+      }
+    }
+    if (jobs.empty()) return Answer();
+    waiting_ = static_cast<int>(jobs.size());
+    if (absl::Status status = inference_->scheduler_->Submit(std::move(jobs)); !status.ok()) {
+      Fail(status);
+    }
+  }
+
+ private:
+  absl::Status Prepare(size_t i, std::vector<Job>* jobs) {
+    InferenceResult& result = answer_.results[i];
+    const absl::Time begin = Now();
+    auto encoding = Encode(request_, request_.inputs[i]);
+    result.times.tokenize = Now() - begin;
+    if (!encoding.ok()) return encoding.status();
+    result.encoding = *std::move(encoding);
+    if (request_.method == Method::kTokenize) {
+      End(i, absl::OkStatus());
+      return absl::OkStatus();
+    }
+    Job job;
+    job.sequence = ToSequence(request_, result.encoding);
+    job.engine = request_.model->engine;
+    THRESHER_RETURN_IF_ERROR(job.engine->Validate(job.sequence));
+    job.deadline = request_.deadline;
+    job.priority = request_.priority;
+    job.cancelled = request_.cancelled;
+    job.done = [call = shared_from_this(), i](absl::StatusOr<JobResult> job_result) {
+      call->OnJobDone(i, std::move(job_result));
+    };
+    jobs->push_back(std::move(job));
+    return absl::OkStatus();
+  }
+
+  void OnJobDone(size_t i, absl::StatusOr<JobResult> job_result) {
+    InferenceResult& result = answer_.results[i];
+    if (job_result.ok()) {
+      result.output = std::move(job_result->output);
+      result.times.queue = job_result->queue;
+      result.times.compute = job_result->compute;
+      result.batch_sequences = job_result->batch_sequences;
+      result.batch_tokens = job_result->batch_tokens;
+    }
+    End(i, job_result.status());
+    if (waiting_.fetch_sub(1) == 1) {
+      inference_->answer_threads_.Run([call = shared_from_this()] { call->Answer(); });
+    }
+  }
+
+  /// Input i has its result, or failed.
+  void End(size_t i, const absl::Status& status) {
+    InferenceResult& result = answer_.results[i];
+    result.status = Annotate(status, fmt::format("{} {}", request_.noun, i));
+    result.times.total = Now() - request_.arrival;
+  }
+
+  void Answer() {
+    RequestTimes& times = answer_.times;
+    std::vector<BatchShare> shares;
+    for (const InferenceResult& result : answer_.results) {
+      Count(result.status, result.times);
+      shares.push_back({result.batch_sequences, result.times.compute});
+      if (result.times.queue + result.times.tokenize + result.times.compute >
+          times.queue + times.tokenize + times.compute) {
+        times = result.times;
+      }
+    }
+    times.total = Now() - request_.arrival;
+    const absl::Status status = WholeCallStatus(answer_.results, request_.all_or_none);
+    // Tokenizing alone is no inference.
+    if (request_.method != Method::kTokenize) {
+      InferenceStatistics& statistics = inference_->statistics_;
+      const ServedModel& model = *request_.model;
+      if (status.ok()) {
+        statistics.OnSuccess(model.name, model.version, times, shares);
+      } else {
+        statistics.OnFailure(model.name, model.version, times.total);
+      }
+    }
+    if (status.ok()) {
+      done_(std::move(answer_));
+    } else {
+      done_(status);
+    }
+  }
+
+  /// Nothing was computed and nothing will be.
+  void Fail(const absl::Status& status) {
+    const absl::Duration total = Now() - request_.arrival;
+    for (InferenceResult& result : answer_.results) {
+      // An input with a fault of its own keeps it.
+      Count(result.status.ok() ? status : result.status, result.times);
+    }
+    inference_->statistics_.OnFailure(request_.model->name, request_.model->version, total);
+    done_(status);
+  }
+
+  void Count(const absl::Status& status, const RequestTimes& times) {
+    inference_->metrics_->OnRequest(request_.model->name, request_.method, status, times);
+  }
+
+  Inference* const inference_;
+  const InferenceRequest request_;
+  const InferenceDone done_;
+  InferenceAnswer answer_;
+  std::atomic<int> waiting_ = 0;
+};
+
+Inference::Inference(const Options& options, ModelFinder find, Scheduler* scheduler,
+                     Metrics* metrics)
+    : options_(options),
+      find_(std::move(find)),
+      scheduler_(scheduler),
+      metrics_(metrics),
+      answer_threads_(options.answer_threads) {}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Inference::Admit(Method method,
+                                                                    std::string_view name,
+                                                                    std::string_view version,
+                                                                    size_t inputs) {
+  auto model = find_(name, version);
+  const std::string_view label = model.ok() ? std::string_view((*model)->name) : "";
+  const absl::Status refusal = [&]() -> absl::Status {
+    if (draining()) return Unavailable("the server is draining; ask another one");
+    if (!model.ok()) return model.status();
+    if (inputs == 0) return InvalidArgument("no inputs; send at least one");
+    if (inputs > static_cast<size_t>(options_.max_inputs)) {
+      return InvalidArgument("{} inputs in one call; this server takes at most {}", inputs,
+                             options_.max_inputs);
+    }
+    const ModelInfo& info = (*model)->model->info;
+    const Task task = TaskOf(method);
+    if (task != Task::kNone && task != info.task) {
+      return Unimplemented("{} needs a model for {}; '{}' ({}) is one for {}", Name(method),
+                           TaskName(task), label, info.architecture, TaskName(info.task));
+    }
+    return absl::OkStatus();
+  }();
+  if (!refusal.ok()) return Refuse(method, label, inputs, refusal);
+  return model;
+}
+
+absl::Status Inference::Refuse(Method method, std::string_view model, size_t inputs,
+                               const absl::Status& status) {
+  // At least one, so that it is seen; no more than could have been taken.
+  const size_t count = std::clamp<size_t>(inputs, 1, static_cast<size_t>(options_.max_inputs));
+  for (size_t i = 0; i < count; ++i) metrics_->OnRequest(model, method, status, {});
+  return status;
+}
+
+void Inference::Run(InferenceRequest request, InferenceDone done) {
+  std::make_shared<Call>(this, std::move(request), std::move(done))->Start();
+}
+
+}  // namespace thresher

@@ -1,0 +1,137 @@
+// A call for work, whatever the transport: find the model, tokenize, check each input, queue the
+// good ones together, and answer once when all have ended.
+//
+// An input that can't be answered fails alone; its Result has the status. The call as a whole fails
+//   - before anything is computed: no inputs or too many (INVALID_ARGUMENT), an unknown model
+//     (NOT_FOUND), one that is not ready or a server that drains (UNAVAILABLE), a method that the
+//     model has no head for (UNIMPLEMENTED), an unknown sparsity policy (INVALID_ARGUMENT), a full
+//     queue (RESOURCE_EXHAUSTED), a deadline that has passed or can't be met (DEADLINE_EXCEEDED);
+//   - afterwards: with its only input's status, or when every input failed with one code that is
+//   not
+//     the inputs' fault (all cancelled, say), so that callers see the usual status codes.
+#ifndef THRESHER_SERVER_INFERENCE_H_
+#define THRESHER_SERVER_INFERENCE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "backend/scheduler/clock.h"
+#include "backend/scheduler/scheduler.h"
+#include "backend/text/tokenizer.h"
+#include "server/inference_statistics.h"
+#include "server/metrics.h"
+#include "server/model_repository.h"
+#include "server/worker_threads.h"
+
+namespace thresher {
+
+/// A text, a pair of texts, or token ids. Views, which must live until `done`.
+struct InferenceInput {
+  std::string_view text;
+  std::optional<std::string_view> pair;
+  std::span<const int32_t> ids;  // Instead of a text.
+  std::span<const int32_t> type_ids;
+};
+
+struct InferenceRequest {
+  Method method = Method::kClassify;
+  std::shared_ptr<const ServedModel> model;  // From Inference::Admit.
+  std::vector<InferenceInput> inputs;
+  std::string_view noun = "input";  // What the transport calls an input: "question 3: ...".
+  bool all_or_none = false;         // One bad input fails the call, before anything is computed.
+  bool truncate = false;
+  bool add_special_tokens = true;
+  int32_t priority = 0;
+  std::string_view policy;         // Sparsity; empty: dense.
+  std::optional<Pooling> pooling;  // Embeddings; unset: the model's.
+  std::optional<bool> normalize;
+  absl::Time arrival = absl::InfinitePast();  // On Clock::Real(), as is `deadline`.
+  absl::Time deadline = absl::InfiniteFuture();
+  std::shared_ptr<const std::atomic<bool>> cancelled;  // May be null.
+};
+
+/// One input's end.
+struct InferenceResult {
+  absl::Status status;
+  Encoding encoding;  // What was run.
+  SequenceOutput output;
+  RequestTimes times;
+  int32_t batch_sequences = 0;
+  int32_t batch_tokens = 0;
+};
+
+struct InferenceAnswer {
+  std::shared_ptr<const ServedModel> model;
+  std::vector<InferenceResult> results;  // In input order.
+  RequestTimes times;                    // The call's total, and the parts of its slowest input.
+};
+
+/// Called once, on one of the answering threads or, when nothing had to be computed, on the
+/// caller's.
+using InferenceDone = std::function<void(absl::StatusOr<InferenceAnswer>)>;
+
+/// What a model without a head is for is "embedding".
+std::string_view TaskName(Task task);
+
+/// The policy that is used for a request without one, and the only one that all servers have.
+inline constexpr std::string_view kDensePolicy = "dense";
+
+/// Thread-safe.
+class Inference {
+ public:
+  using ModelFinder = std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(
+      std::string_view name, std::string_view version)>;
+
+  struct Options {
+    int max_inputs = 256;
+    /// Threads that turn results into answers, so that the compute executor goes on at once.
+    int answer_threads = 2;
+  };
+
+  /// `scheduler` and `metrics` must outlive this object.
+  Inference(const Options& options, ModelFinder find, Scheduler* scheduler, Metrics* metrics);
+
+  /// The model, if a call of `method` with so many inputs may be made now. A refusal is counted.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Admit(Method method, std::string_view name,
+                                                           std::string_view version, size_t inputs);
+
+  /// Counts a refusal for a reason of the transport's own; `model` is empty where it is not known
+  /// to be served. Returns `status`.
+  absl::Status Refuse(Method method, std::string_view model, size_t inputs,
+                      const absl::Status& status);
+
+  /// Tokenizes on the caller's thread; does not wait for the compute.
+  void Run(InferenceRequest request, InferenceDone done);
+
+  /// From now on Admit is UNAVAILABLE.
+  void RefuseNewWork() { draining_.store(true); }
+  bool draining() const { return draining_.load(); }
+
+  int max_inputs() const { return options_.max_inputs; }
+  const InferenceStatistics& statistics() const { return statistics_; }
+
+ private:
+  class Call;
+
+  const Options options_;
+  const ModelFinder find_;
+  Scheduler* const scheduler_;
+  Metrics* const metrics_;
+  InferenceStatistics statistics_;
+  std::atomic<bool> draining_ = false;
+  WorkerThreads answer_threads_;  // Last: joined first.
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_INFERENCE_H_

@@ -1,0 +1,43 @@
+// thresher.v1.Thresher on gRPC.
+#ifndef THRESHER_SERVER_THRESHER_SERVICE_H_
+#define THRESHER_SERVER_THRESHER_SERVICE_H_
+
+#include "server/inference.h"
+#include "thresher/v1/thresher.grpc.pb.h"
+
+namespace thresher {
+
+// Every method takes and gives bytes, which server/grpc_message.h turns into messages.
+using ThresherServiceBase = v1::Thresher::WithRawCallbackMethod_Classify<
+    v1::Thresher::WithRawCallbackMethod_Embed<v1::Thresher::WithRawCallbackMethod_TokenClassify<
+        v1::Thresher::WithRawCallbackMethod_Answer<
+            v1::Thresher::WithRawCallbackMethod_Tokenize<v1::Thresher::Service>>>>>;
+
+class ThresherService final : public ThresherServiceBase {
+ public:
+  /// `inference` must outlive the service.
+  explicit ThresherService(Inference* inference) : inference_(inference) {}
+
+  grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* context,
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* TokenClassify(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+
+ private:
+  Inference* const inference_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_THRESHER_SERVICE_H_
