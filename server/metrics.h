@@ -42,8 +42,10 @@ class Metrics final : public SchedulerObserver {
   void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                absl::Duration compute) override;
 
-  /// Gauges that are read when scraped: queue depth and age, loaded models and their memory.
+  /// Gauges that are read when scraped: queue depth and age, loaded models and their memory. Both
+  /// must outlive this object or the next call of Watch; null takes one away.
   void Watch(const Scheduler* scheduler, const ModelRepository* repository);
+  /// `cpu_quota` in cores; 0: there is none, and the series is left out.
   void SetThreads(int threads, double cpu_quota);
 
   /// The whole of /metrics, in Prometheus' text format.

@@ -42,7 +42,8 @@ struct ModelIndexEntry {
   std::string name;
   std::string version;  // Empty where not even the versions could be listed.
   ModelState state = ModelState::kUnavailable;
-  std::string reason;
+  std::string reason;  // Why it is in that state, or why its last reload failed.
+  bool wanted = true;  // False once it was unloaded on purpose.
 };
 
 struct RepositoryOptions {
@@ -62,8 +63,9 @@ class ModelRepository {
   ModelRepository(const ModelRepository&) = delete;
   ModelRepository& operator=(const ModelRepository&) = delete;
 
-  /// Loads all that is configured; one failure does not stop the others. OK if all
-  /// could be loaded; else the first error (the others are in the index).
+  /// Loads or reloads all that is configured or in `root`, but for what was unloaded on purpose;
+  /// one failure does not stop the others. OK if all could be loaded; else the first error (the
+  /// others are in the index).
   absl::Status LoadAll();
 
   /// The version asked for, or (empty version) the highest that is ready. NOT_FOUND: no such model
@@ -71,7 +73,9 @@ class ModelRepository {
   absl::StatusOr<std::shared_ptr<const ServedModel>> Find(std::string_view name,
                                                           std::string_view version) const;
 
-  /// Loads or reloads a configured model, or a new subdirectory of `root`.
+  /// Loads or reloads a configured model, or a new subdirectory of `root`. Picks up new version
+  /// directories; what served before goes on serving until all that is chosen is ready, and stays
+  /// if something fails. NOT_FOUND, INVALID_ARGUMENT (a bad name), else as LoadModel.
   absl::Status Load(const std::string& name);
   /// Takes a model out of service; running requests finish. NOT_FOUND if it is not there.
   absl::Status Unload(const std::string& name);
@@ -81,7 +85,7 @@ class ModelRepository {
   bool AllReady() const;
   /// All versions that are ready, in order of name and version.
   std::vector<std::shared_ptr<const ServedModel>> Ready() const;
-  /// Called (on the loading thread) after any change of state; for health and metrics.
+  /// Adds a callback for every change of state, on the thread that made it, without locks held.
   void OnChange(std::function<void()> callback);
 
  private:
