@@ -1,0 +1,226 @@
+#include "backend/text/pipeline.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/tensor/status.h"
+#include "backend/text/unicode.h"
+
+namespace thresher::text {
+namespace {
+
+absl::Status CheckText(std::string_view text, std::string_view name) {
+  if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    return InvalidArgument("{} is {} bytes long, more than 2 GiB", name, text.size());
+  }
+  if (const auto position = FindInvalidUtf8(text)) {
+    return InvalidArgument("{} is not valid UTF-8: byte 0x{:02x} at offset {}", name,
+                           static_cast<unsigned char>(text[*position]), *position);
+  }
+  return absl::OkStatus();
+}
+
+// The tokens of one text.
+class TextEncoder {
+ public:
+  // Stops when there are `enough` tokens or a few more.
+  TextEncoder(const Pipeline& pipeline, std::string_view original, size_t enough)
+      : pipeline_(pipeline), original_(original), enough_(enough) {}
+
+  std::vector<EncodedToken> Encode() && {
+    for (const auto& [span, token] : pipeline_.added_tokens.in_original().Split(original_)) {
+      if (tokens_.size() >= enough_) break;
+      if (token != nullptr) {
+        EmitAdded(*token, span);
+      } else if (pipeline_.normalizer != nullptr) {
+        EncodeNormalized(pipeline_.normalizer->Normalize(span.In(original_), span.begin));
+      } else {
+        EncodeNormalized(AlignedText(std::string(span.In(original_)), span.begin));
+      }
+    }
+    return std::move(tokens_);
+  }
+
+ private:
+  void EncodeNormalized(const AlignedText& text) {
+    for (const auto& [span, token] : pipeline_.added_tokens.in_normalized().Split(text.text())) {
+      if (tokens_.size() >= enough_) return;
+      if (token != nullptr) {
+        EmitAdded(*token, text.Source(span));
+      } else {
+        EncodePiece(text, span);
+      }
+    }
+  }
+
+  // `piece` of the text has no added tokens.
+  void EncodePiece(const AlignedText& text, Span piece) {
+    words_.clear();
+    if (pipeline_.pre_tokenizer != nullptr) {
+      pipeline_.pre_tokenizer->Split(text.text(), piece, words_);
+    } else {
+      words_.push_back(piece);
+    }
+    if (!pipeline_.byte_level) {
+      TokenizeWords(text.text(), words_);
+      for (const auto& [id, span] : pieces_) Emit(id, text.Source(span));
+      return;
+    }
+    for (const Span& word : words_) {
+      if (tokens_.size() >= enough_) return;
+      EncodeByteLevel(text, word);
+    }
+  }
+
+  void EncodeByteLevel(const AlignedText& text, Span word) {
+    const std::string_view content = word.In(text.text());
+    const bool prefix = pipeline_.byte_level->add_prefix_space && content[0] != ' ';
+    std::string prefixed;
+    if (prefix) prefixed.append(1, ' ').append(content);
+    const std::string_view bytes = prefix ? prefixed : content;
+    const Span all = {0, static_cast<int32_t>(bytes.size())};
+    std::vector<Span> matches;
+    if (pipeline_.byte_level->use_regex) {
+      SplitLikeGpt2(bytes, all, matches);
+    } else {
+      matches.push_back(all);
+    }
+    TokenizeWords(bytes, matches);
+    const int32_t shift = word.begin - (prefix ? 1 : 0);
+    for (const auto& [id, span] : pieces_) {
+      // The space that was put in has the source of the character after it.
+      Emit(id, text.Source({std::max(span.begin + shift, word.begin),
+                            std::max(span.end + shift, word.begin + 1)}));
+    }
+  }
+
+  // Fills pieces_.
+  void TokenizeWords(std::string_view text, std::span<const Span> words) {
+    pieces_.clear();
+    pipeline_.model->Tokenize(text, words, enough_ - tokens_.size(), pieces_);
+  }
+
+  void Emit(int32_t id, Span source) {
+    if (pipeline_.post_processor.trim_offsets) {
+      while (source.begin < source.end && original_[source.begin] == ' ') ++source.begin;
+      while (source.begin < source.end && original_[source.end - 1] == ' ') --source.end;
+    }
+    tokens_.push_back({.id = id, .begin = source.begin, .end = source.end});
+  }
+
+  // White space that an added token took with it may be of any kind.
+  void EmitAdded(const AddedToken& token, Span source) {
+    if (pipeline_.post_processor.trim_offsets) {
+      for (auto i = static_cast<size_t>(source.begin); source.begin < source.end;) {
+        if (!IsWhitespace(NextCharacter(original_, i))) break;
+        source.begin = static_cast<int32_t>(i);
+      }
+      for (auto i = static_cast<size_t>(source.end); source.begin < source.end;) {
+        if (!IsWhitespace(PreviousCharacter(original_, i))) break;
+        source.end = static_cast<int32_t>(i);
+      }
+    }
+    tokens_.push_back({.id = token.id, .begin = source.begin, .end = source.end});
+  }
+
+  const Pipeline& pipeline_;
+  const std::string_view original_;
+  const size_t enough_;
+  std::vector<EncodedToken> tokens_;
+  std::vector<Span> words_;    // Workspace.
+  std::vector<Piece> pieces_;  // Workspace.
+};
+
+class PipelineTokenizer final : public Tokenizer {
+ public:
+  explicit PipelineTokenizer(Pipeline pipeline) : pipeline_(std::move(pipeline)) {}
+
+  absl::StatusOr<Encoding> Encode(std::string_view text,
+                                  const EncodeOptions& options) const override {
+    THRESHER_RETURN_IF_ERROR(CheckText(text, "text"));
+    return EncodeTexts(text, {}, /*is_pair=*/false, options);
+  }
+
+  absl::StatusOr<Encoding> EncodePair(std::string_view first, std::string_view second,
+                                      const EncodeOptions& options) const override {
+    THRESHER_RETURN_IF_ERROR(CheckText(first, "first text"));
+    THRESHER_RETURN_IF_ERROR(CheckText(second, "second text"));
+    return EncodeTexts(first, second, /*is_pair=*/true, options);
+  }
+
+  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
+                                     bool skip_special) const override {
+    std::vector<std::string_view> tokens;
+    tokens.reserve(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (!pipeline_.vocabulary->Has(ids[i])) {
+        return OutOfRange("token id {} at position {} is not in the vocabulary of {}", ids[i], i,
+                          vocab_size());
+      }
+      if (skip_special && IsSpecial(ids[i])) continue;
+      tokens.push_back(TokenText(ids[i]));
+    }
+    return pipeline_.decoder->Decode(tokens);
+  }
+
+  std::string_view TokenText(int32_t id) const override { return pipeline_.vocabulary->Text(id); }
+  int32_t TokenId(std::string_view token) const override {
+    return pipeline_.vocabulary->Find(token);
+  }
+  bool IsSpecial(int32_t id) const override { return pipeline_.added_tokens.IsSpecial(id); }
+  int32_t vocab_size() const override { return pipeline_.vocabulary->size(); }
+  int32_t model_max_length() const override { return pipeline_.model_max_length; }
+
+ private:
+  absl::StatusOr<Encoding> EncodeTexts(std::string_view first, std::string_view second,
+                                       bool is_pair, const EncodeOptions& options) const {
+    const Template& parts = pipeline_.post_processor.For(is_pair);
+    const int64_t special = options.add_special_tokens ? CountSpecial(parts) : 0;
+    if (options.max_tokens < 0) {
+      return InvalidArgument("max_tokens is {}, but must not be negative", options.max_tokens);
+    }
+    const bool limited = options.max_tokens > 0;
+    const int64_t room = options.max_tokens - special;  // For the texts, if limited.
+    if (limited && room < 0) {
+      return InvalidArgument("a limit of {} tokens has no room for the {} special tokens",
+                             options.max_tokens, special);
+    }
+    // What is cut away in the end need not be tokenized: past room + 1 tokens, how many more a text
+    // has makes no difference to where it is cut.
+    const size_t enough = limited && options.truncate ? static_cast<size_t>(room) + 1
+                                                      : std::numeric_limits<size_t>::max();
+    std::vector<EncodedToken> a = TextEncoder(pipeline_, first, enough).Encode();
+    std::vector<EncodedToken> b = TextEncoder(pipeline_, second, enough).Encode();
+    Encoding encoding;
+    const auto total = static_cast<int64_t>(a.size() + b.size());
+    if (limited && total > room) {
+      if (!options.truncate) {
+        return InvalidArgument(
+            "{} has {} tokens, {} of them special; the limit is {}: shorten it or ask for "
+            "truncation",
+            is_pair ? "the pair of texts" : "the text", total + special, special,
+            options.max_tokens);
+      }
+      const auto [keep_a, keep_b] =
+          LongestFirst(static_cast<int64_t>(a.size()), static_cast<int64_t>(b.size()), room);
+      a.resize(keep_a);
+      b.resize(keep_b);
+      encoding.truncated = true;
+    }
+    encoding.tokens = Assemble(parts, options.add_special_tokens, a, b);
+    return encoding;
+  }
+
+  Pipeline pipeline_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> MakeTokenizer(Pipeline pipeline) {
+  return std::make_unique<PipelineTokenizer>(std::move(pipeline));
+}
+
+}  // namespace thresher::text
