@@ -1,0 +1,124 @@
+#include "client/cli/text_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace thresher::cli {
+namespace {
+
+absl::Status ToAbsl(const v1::Status& status) {
+  if (status.code() == 0) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(status.code()), status.message());
+}
+
+/// The texts as the output shows them again.
+Json Echo(const Record& record) {
+  Json json = {{"index", record.index}, {"text", record.text}};
+  if (record.pair) json["pair"] = *record.pair;
+  return json;
+}
+
+}  // namespace
+
+void AddTextFlags(CLI::App& app, TextFlags& flags, const std::string& what) {
+  AddServerFlags(app, flags.server);
+  AddModelFlags(app, flags.model);
+  AddInputFlags(app, flags.inputs, what);
+  app.add_flag("--truncate", flags.truncate, "Cut texts that are too long instead of failing")
+      ->group("Input");
+  app.add_option("--batch", flags.limits.batch, "Inputs in one call (default 32)")
+      ->check(CLI::Range(1, 65536))
+      ->option_text("N")
+      ->group("Calls");
+  app.add_option("--concurrency", flags.limits.concurrency, "Calls in flight (default 4)")
+      ->check(CLI::Range(1, 1024))
+      ->option_text("N")
+      ->group("Calls");
+  app.add_flag("--timings", flags.timings,
+               "Show how long each took (--json always does, in seconds)");
+  app.add_flag("--quiet", flags.quiet, "No progress bar");
+}
+
+void AddPairFlag(CLI::App& app, TextFlags& flags) {
+  app.add_option("--pair", flags.inputs.pair, "The second text that goes with each input")
+      ->option_text("TEXT")
+      ->group("Input");
+}
+
+void AddComputeFlags(CLI::App& app, TextFlags& flags) {
+  app.add_option("--sparsity", flags.sparsity,
+                 "What the server may leave out, NAME[:key=value,...] (default: nothing)")
+      ->option_text("POLICY")
+      ->group("Calls");
+}
+
+v1::RequestOptions ToOptions(const TextFlags& flags) {
+  v1::RequestOptions options;
+  options.set_truncate(flags.truncate);
+  if (!flags.sparsity.empty()) options.mutable_sparsity()->set_policy(flags.sparsity);
+  return options;
+}
+
+void ToInput(const Record& record, v1::Input& input) {
+  input.set_text(record.text);
+  if (record.pair) input.set_pair(*record.pair);
+}
+
+Reporter::Reporter(const TextFlags& flags, int64_t input_size)
+    : flags_(flags),
+      input_size_(input_size),
+      shared_terminal_(isatty(STDOUT_FILENO) != 0),
+      progress_(!flags.quiet) {}
+
+void Reporter::Answered(const Record& record, const v1::ResultInfo& info, const AddJson& add_json,
+                        const MakeText& make_text) {
+  if (const absl::Status status = ToAbsl(info.status()); !status.ok()) {
+    Failed(record, status);
+    return;
+  }
+  ++done_;
+  offset_ = record.offset;
+  if (!flags_.server.json) {
+    std::string text = make_text();
+    if (flags_.timings) text += "    " + ToText(info.timings()) + "\n";
+    Output(text);
+    return;
+  }
+  Json json = Echo(record);
+  add_json(json);
+  json["token_count"] = info.tokens();
+  if (info.truncated()) json["truncated"] = true;
+  json["timings"] = ToJson(info.timings());
+  if (info.has_report()) json["report"] = ToJson(info.report());
+  Output(Dump(json) + "\n");
+}
+
+void Reporter::Failed(const Record& record, const absl::Status& status) {
+  ++done_;
+  ++failed_;
+  offset_ = record.offset;
+  progress_.Hide();
+  fmt::print(stderr, "thresher: input {}: {}\n", record.index, Describe(status));
+  if (flags_.server.json) {
+    Json json = Echo(record);
+    json["error"] = ToJson(status);
+    Output(Dump(json) + "\n");
+  }
+}
+
+bool Reporter::Flush() {
+  if (!OutputStatus().ok()) open_ = false;
+  if (open_) open_ = Print("");
+  const double share = input_size_ > 0 ? static_cast<double>(offset_) / input_size_ : -1;
+  progress_.Update(done_, failed_, share);
+  return open_;
+}
+
+void Reporter::Output(const std::string& text) {
+  if (shared_terminal_) progress_.Hide();
+  open_ = Print(text) && open_;
+}
+
+}  // namespace thresher::cli
