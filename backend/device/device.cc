@@ -1,5 +1,6 @@
 #include "backend/device/device.h"
 
+#include "backend/device/cpu/cpu_device.h"
 #include "backend/device/reference/reference_device.h"
 #include "backend/tensor/status.h"
 
@@ -29,8 +30,9 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
   if (options.threads < 1) {
     return InvalidArgument("device '{}': {} threads, expected at least 1", name, options.threads);
   }
+  if (name == "cpu") return CreateCpuDevice(options.threads);
   if (name == "reference") return CreateReferenceDevice();
-  return NotFound("unknown device '{}': reference", name);
+  return NotFound("unknown device '{}': cpu or reference", name);
 }
 
 }  // namespace thresher

@@ -91,7 +91,7 @@ struct SequencePlan {
   /// Empty, or [heads][queries] with -1 where the query runs.
   std::vector<int32_t> one_hot;
   // Rules.
-  /// Share of the keys before the query whose V row each query and head reads (rounded up).
+  /// Share of the keys that the query sees whose V row each query and head reads (rounded up).
   double value_keep = 1.0;
   std::optional<ProgressiveQuantization> quantization;
   WantedStatistics wanted;

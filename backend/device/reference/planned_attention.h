@@ -13,7 +13,7 @@
 //      as zero, which rounds toward minus infinity. Where the largest probability of the row is
 //      below `threshold`, its scores are made again from all b bits. V stays as it is.
 //   4. Column sums, entropy and sink share are of these probabilities.
-//   5. Local value pruning reads the V rows of the ceil(value_keep * keys before the query) largest
+//   5. Local value pruning reads the V rows of the ceil(value_keep * keys the query sees) largest
 //      probabilities (KeepCount, exact top-k); the others add nothing and nothing is renormalised.
 //
 // The dense plan gives the bits of the device's plain attention. Rows of K and V that a plan does

@@ -1,0 +1,202 @@
+#include "backend/device/cpu/attention.h"
+
+#include <algorithm>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/device/cpu/attention.cc"
+#include "hwy/foreach_target.h"  // Compiles this file once for each target.
+// After foreach_target.h:
+#include "backend/device/cpu/gemm-inl.h"
+#include "backend/device/cpu/vector_math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace thresher::HWY_NAMESPACE {
+namespace {
+
+// Keys of one block: a multiple of every target's tile width. One head's packed K and V of a block
+// fit the second-level cache and nearly the first.
+constexpr size_t kKeyBlock = 128;
+
+size_t PaddedCols(size_t cols) {
+  const size_t tile = TileCols();
+  return (cols + tile - 1) / tile * tile;
+}
+
+/// Where the pieces of a task's scratch lie: offsets in floats.
+struct Layout {
+  explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)) {
+    const auto take = [this](size_t count) {
+      const size_t offset = size;
+      size += (count + 15) / 16 * 16;
+      return offset;
+    };
+    key = take(kKeyBlock * head_dim);
+    value = take(kKeyBlock * stride);
+    scores = take(kTileRows * kKeyBlock);
+    output = take(kQueryBlock * stride);
+    largest = take(kQueryBlock);
+    total = take(kQueryBlock);
+  }
+  size_t stride;  // Of a row of output: head_dim padded to whole tiles.
+  size_t size = 0;
+  size_t key;      // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
+  size_t value;    // [stride / TileCols()] tiles of [keys][TileCols()].
+  size_t scores;   // [kTileRows][kKeyBlock]
+  size_t output;   // [kQueryBlock][stride]: sums of e^(score - largest) * V so far.
+  size_t largest;  // [kQueryBlock]: the largest score so far,
+  size_t total;    // and the sum of e^(score - largest).
+};
+
+size_t ScratchSize(size_t head_dim) { return Layout(head_dim).size; }
+
+/// K^T in tiles; columns beyond the last key are zero.
+void PackKeys(ConstMatrix key, float* out) {
+  const size_t tile = TileCols();
+  const auto keys = static_cast<size_t>(key.rows), dim = static_cast<size_t>(key.cols);
+  for (size_t first = 0; first < keys; first += tile, out += dim * tile) {
+    const size_t count = std::min(tile, keys - first);
+    if (count < tile) std::fill_n(out, dim * tile, 0.0f);
+    for (size_t j = 0; j < count; ++j) {
+      const float* row = key.row(static_cast<int64_t>(first + j));
+      for (size_t i = 0; i < dim; ++i) out[i * tile + j] = row[i];
+    }
+  }
+}
+
+/// V in tiles; columns beyond the last dimension are zero.
+void PackValues(ConstMatrix value, float* out) {
+  const size_t tile = TileCols();
+  const auto keys = static_cast<size_t>(value.rows), dim = static_cast<size_t>(value.cols);
+  for (size_t first = 0; first < dim; first += tile) {
+    const size_t count = std::min(tile, dim - first);
+    for (size_t j = 0; j < keys; ++j, out += tile) {
+      std::copy_n(value.row(static_cast<int64_t>(j)) + first, count, out);
+      std::fill_n(out + count, tile - count, 0.0f);
+    }
+  }
+}
+
+/// Turns the first `valid` scores into e^(scale * score - largest) and the rest of `width` (whole
+/// vectors) into 0; updates the running maximum and sum. Returns what earlier sums of this row must
+/// be multiplied by.
+float SoftmaxRow(float* scores, size_t valid, size_t width, float scale, float& largest,
+                 float& total) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const auto factor = hn::Set(d, scale);
+  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  auto highest = hn::Set(d, largest);
+  for (size_t i = 0; i < valid; i += lanes) {
+    auto s = hn::Mul(hn::Load(d, scores + i), factor);
+    if (i + lanes > valid) s = hn::IfThenElse(hn::FirstN(d, valid - i), s, lowest);
+    hn::Store(s, d, scores + i);
+    highest = hn::Max(highest, s);
+  }
+  const float before = largest;
+  largest = hn::GetLane(hn::MaxOfLanes(d, highest));
+  const auto shift = hn::Set(d, largest);
+  auto sum = hn::Zero(d);
+  size_t i = 0;
+  for (; i < valid; i += lanes) {
+    const auto e = ExpOf(hn::Sub(hn::Load(d, scores + i), shift));
+    hn::Store(e, d, scores + i);
+    sum = hn::Add(sum, e);
+  }
+  for (; i < width; i += lanes) hn::Store(hn::Zero(d), d, scores + i);
+  // At the first block this is e^-infinity = 0.
+  const float correction =
+      before == largest ? 1.0f : hn::GetLane(ExpOf(hn::Set(d, before - largest)));
+  total = total * correction + hn::GetLane(hn::SumOfLanes(d, sum));
+  return correction;
+}
+
+void ScaleInPlace(float factor, size_t cols, float* row) {
+  const F32 d;
+  for (size_t i = 0; i < cols; i += hn::Lanes(d)) {
+    hn::Store(hn::Mul(hn::Load(d, row + i), hn::Set(d, factor)), d, row + i);
+  }
+}
+
+void Attend(const HeadTask& task, float* memory, Matrix out) {
+  const auto dim = static_cast<size_t>(task.query.cols);
+  const auto queries = static_cast<size_t>(task.query.rows);
+  const auto first_query = static_cast<size_t>(task.first_query);
+  const size_t tile = TileCols();
+  const Layout layout(dim);
+  const size_t stride = layout.stride;
+  float* const packed_key = memory + layout.key;
+  float* const packed_value = memory + layout.value;
+  float* const tile_scores = memory + layout.scores;
+  float* const output = memory + layout.output;
+  float* const largest = memory + layout.largest;
+  float* const total = memory + layout.total;
+  std::fill_n(output, queries * stride, 0.0f);
+  std::fill_n(largest, queries, -std::numeric_limits<float>::infinity());
+  std::fill_n(total, queries, 0.0f);
+
+  const size_t keys = task.causal ? first_query + queries : static_cast<size_t>(task.key.rows);
+  for (size_t begin = 0; begin < keys; begin += kKeyBlock) {
+    const size_t count = std::min(kKeyBlock, keys - begin);
+    const size_t width = (count + tile - 1) / tile * tile;
+    const auto from = static_cast<int64_t>(begin), rows = static_cast<int64_t>(count);
+    PackKeys(task.key.Rows(from, rows), packed_key);
+    PackValues(task.value.Rows(from, rows), packed_value);
+    for (size_t q = 0; q < queries; q += kTileRows) {
+      const size_t n = std::min(kTileRows, queries - q);
+      if (task.causal && first_query + q + n <= begin) continue;  // All these keys are later.
+      for (size_t j = 0; j < count; j += tile) {
+        TileOfRows(n, task.query.row(static_cast<int64_t>(q)), task.query.stride,
+                   packed_key + j * dim, dim, false, tile_scores + j, kKeyBlock);
+      }
+      for (size_t r = q; r < q + n; ++r) {
+        float* scores = tile_scores + (r - q) * kKeyBlock;
+        const size_t last = first_query + r + 1;  // Keys that a causal row sees.
+        if (task.causal && last <= begin) {
+          std::fill_n(scores, width, 0.0f);
+          continue;
+        }
+        const size_t valid = task.causal ? std::min(count, last - begin) : count;
+        const float correction = SoftmaxRow(scores, valid, width, task.scale, largest[r], total[r]);
+        if (begin > 0 && correction != 1.0f) {
+          ScaleInPlace(correction, stride, output + r * stride);
+        }
+      }
+      for (size_t j = 0; j < stride; j += tile) {
+        TileOfRows(n, tile_scores, kKeyBlock, packed_value + j * count, count, true,
+                   output + q * stride + j, stride);
+      }
+    }
+  }
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t r = 0; r < queries; ++r) {
+    const auto inverse = hn::Set(d, 1.0f / total[r]);
+    for (size_t i = 0; i < dim; i += lanes) {
+      const auto v = hn::Mul(hn::Load(d, output + r * stride + i), inverse);
+      StorePart(v, d, out.row(static_cast<int64_t>(r)) + i, std::min(lanes, dim - i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thresher::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace thresher {
+
+HWY_EXPORT(ScratchSize);
+HWY_EXPORT(Attend);
+
+size_t AttentionScratchSize(int64_t head_dim) {
+  return HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(head_dim));
+}
+
+void AttendHead(const HeadTask& task, float* scratch, Matrix out) {
+  HWY_DYNAMIC_DISPATCH(Attend)(task, scratch, out);
+}
+
+}  // namespace thresher
+#endif  // HWY_ONCE

@@ -1,0 +1,338 @@
+#include "backend/device/cpu/cpu_device.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "backend/device/cpu/attention.h"
+#include "backend/device/cpu/highway_product.h"
+#include "backend/device/cpu/isa.h"
+#include "backend/device/cpu/kernels.h"
+#include "backend/device/cpu/onednn_product.h"
+#include "backend/device/cpu/product.h"
+#include "backend/device/cpu/thread_pool.h"
+#include "backend/device/shape_checks.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+// Work (in multiply-adds, or as many element operations) below which waking a worker costs more
+// than it gives: some microseconds on one thread.
+constexpr int64_t kWorthSharing = 200'000;
+// Elements one task of a row-wise operation should have.
+constexpr int64_t kRowTaskElements = 16'384;
+// The most in_features for which a sum of products of int8 can't overflow int32.
+constexpr int64_t kMaxInt8Depth = std::numeric_limits<int32_t>::max() / (127 * 127);
+
+class CpuLinear final : public PackedLinear {
+ public:
+  CpuLinear(int64_t in, int64_t out, Precision precision, std::unique_ptr<Product> product,
+            std::vector<float> bias, std::vector<float> scales)
+      : in_(in),
+        out_(out),
+        precision_(precision),
+        product_(std::move(product)),
+        bias_(std::move(bias)),
+        scales_(std::move(scales)) {}
+
+  int64_t in_features() const override { return in_; }
+  int64_t out_features() const override { return out_; }
+  Precision precision() const override { return precision_; }
+  size_t bytes() const override {
+    return product_->bytes() + (bias_.size() + scales_.size()) * sizeof(float);
+  }
+
+  const Product& product() const { return *product_; }
+  const float* bias() const { return bias_.data(); }
+  /// Of each output column; for int8 only.
+  const float* scales() const { return scales_.data(); }
+
+ private:
+  int64_t in_;
+  int64_t out_;
+  Precision precision_;
+  std::unique_ptr<Product> product_;
+  std::vector<float> bias_;
+  std::vector<float> scales_;
+};
+
+class CpuDevice final : public Device {
+ public:
+  explicit CpuDevice(int threads) : pool_(threads), workers_(static_cast<size_t>(threads)) {
+    const Isa& isa = DetectedIsa();
+    description_ = {.name = "cpu",
+                    .isa = isa.name,
+                    .library = OneDnn::Version(),
+                    .threads = threads,
+                    .default_precision = isa.amx ? Precision::kBF16 : Precision::kF32};
+    for (Worker& worker : workers_) worker.accumulators.Resize(kMaxChunkRows * kMaxPanelCols);
+  }
+
+  const DeviceDescription& description() const override { return description_; }
+
+  absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(const StoredMatrix& weight,
+                                                     const StoredMatrix& bias,
+                                                     Precision precision) override {
+    THRESHER_RETURN_IF_ERROR(CheckPack(weight, bias));
+    if (precision == Precision::kInt8 && weight.cols > kMaxInt8Depth) {
+      return InvalidArgument("int8 weight has {} inputs, at most {} can be summed", weight.cols,
+                             kMaxInt8Depth);
+    }
+    return Guard<absl::StatusOr<std::unique_ptr<PackedLinear>>>(
+        "pack", [&] { return PackChecked(weight, bias, precision); });
+  }
+
+  absl::Status Linear(const PackedLinear& packed, ConstMatrix x, Activation activation,
+                      Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckLinear(packed, x, y));
+    const auto* weights = dynamic_cast<const CpuLinear*>(&packed);
+    if (weights == nullptr) return InvalidArgument("linear: weights packed by another device");
+    return Guard<absl::Status>("linear", [&] { return LinearChecked(*weights, x, activation, y); });
+  }
+
+  absl::Status Attention(const AttentionInput& input, Matrix out) override {
+    THRESHER_RETURN_IF_ERROR(CheckAttention(input, out));
+    return Guard<absl::Status>("attention", [&] { return AttentionChecked(input, out); });
+  }
+
+  absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
+                         std::span<const float> beta, float epsilon, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckLayerNorm(x, residual, gamma, beta, y));
+    ForRows(y.rows, y.cols, [&](int64_t first, int64_t count) {
+      LayerNormRows(x.Rows(first, count),
+                    residual.data != nullptr ? residual.Rows(first, count) : ConstMatrix(),
+                    gamma.data(), beta.data(), epsilon, y.Rows(first, count));
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status Embed(std::span<const Lookup> lookups, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckEmbed(lookups, y));
+    return Guard<absl::Status>("embedding", [&] {
+      // Rows of the second and later tables pass through here, one for each task.
+      const int64_t tasks = (y.rows + kEmbedRows - 1) / kEmbedRows;
+      MatrixBuffer converted(tasks, y.cols);
+      const Matrix rows = converted.view();
+      ForTasks(tasks, y.rows * y.cols, [&](int64_t task, int) {
+        const int64_t end = std::min(y.rows, (task + 1) * kEmbedRows);
+        for (int64_t r = task * kEmbedRows; r < end; ++r) {
+          lookups[0].table.RowToFloat(lookups[0].ids[r], y.row(r));
+          for (const Lookup& lookup : lookups.subspan(1)) {
+            lookup.table.RowToFloat(lookup.ids[r], rows.row(task));
+            AddRow(rows.row(task), static_cast<size_t>(y.cols), y.row(r));
+          }
+        }
+      });
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status MeanPool(ConstMatrix x, std::span<const int32_t> offsets, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckMeanPool(x, offsets, y));
+    const auto cols = static_cast<size_t>(x.cols);
+    ForTasks(y.rows, x.rows * x.cols, [&](int64_t s, int) {
+      std::fill_n(y.row(s), cols, 0.0f);
+      for (int64_t r = offsets[s]; r < offsets[s + 1]; ++r) AddRow(x.row(r), cols, y.row(s));
+      const auto count = static_cast<float>(std::max(1, offsets[s + 1] - offsets[s]));
+      ScaleRow(1.0f / count, cols, y.row(s));
+    });
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr int64_t kEmbedRows = 32;
+
+  /// What each thread of the pool works in.
+  struct Worker {
+    AlignedBuffer<float> accumulators;  // One chunk of one panel; int32_t for int8.
+    AlignedBuffer<float> attention;
+    absl::Status status;  // The first error of its tasks.
+  };
+
+  /// Runs what may throw (for want of memory) and turns that into a status.
+  template <typename Result, typename Body>
+  static Result Guard(std::string_view what, const Body& body) {
+    try {
+      return body();
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("{}: out of memory", what);
+    } catch (const std::exception& error) {
+      return Internal("{}: {}", what, error.what());
+    }
+  }
+
+  /// Over all threads if there is enough work, else here. Results do not depend on it.
+  void ForTasks(int64_t tasks, int64_t work, const std::function<void(int64_t, int)>& body) {
+    if (work >= kWorthSharing) {
+      pool_.ParallelFor(tasks, body);
+    } else {
+      for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+    }
+  }
+
+  /// For operations row by row: body(first, count).
+  void ForRows(int64_t rows, int64_t cols, const std::function<void(int64_t, int64_t)>& body) {
+    const int64_t count = std::max<int64_t>(1, kRowTaskElements / std::max<int64_t>(cols, 1));
+    // A row of a norm or a conversion costs about ten operations for each element.
+    ForTasks((rows + count - 1) / count, rows * cols * 10,
+             [&](int64_t task, int) { body(task * count, std::min(count, rows - task * count)); });
+  }
+
+  absl::StatusOr<std::unique_ptr<PackedLinear>> PackChecked(const StoredMatrix& weight,
+                                                            const StoredMatrix& bias,
+                                                            Precision precision) {
+    WeightRows rows(weight, precision);
+    std::vector<float> scales;
+    THRESHER_ASSIGN_OR_RETURN(std::unique_ptr<Product> product, onednn_.Pack(rows, scales));
+    if (product == nullptr) product = PackHighwayProduct(rows, scales);
+    if (precision != Precision::kInt8) scales = {};
+    std::vector<float> bias_row(static_cast<size_t>(weight.rows), 0.0f);
+    if (!bias.empty()) bias.RowToFloat(0, bias_row.data());
+    return std::make_unique<CpuLinear>(weight.cols, weight.rows, precision, std::move(product),
+                                       std::move(bias_row), std::move(scales));
+  }
+
+  /// Brings x to the form that `product` reads. Returns the first row and sets the stride.
+  const void* PrepareSource(const Product& product, ConstMatrix x, int64_t& stride) {
+    const SourceForm form = product.source_form();
+    if (form == SourceForm::kF32 && product.source_cols() == x.cols) {
+      stride = x.stride;
+      return x.data;
+    }
+    stride = product.source_cols();
+    source_.Resize(static_cast<size_t>(x.rows * stride) * SourceElementSize(form));
+    row_scales_.Resize(static_cast<size_t>(x.rows));
+    ForRows(x.rows, stride, [&](int64_t first, int64_t count) {
+      const ConstMatrix rows = x.Rows(first, count);
+      std::byte* out =
+          source_.data() + static_cast<size_t>(first * stride) * SourceElementSize(form);
+      float* scales = row_scales_.data() + first;
+      switch (form) {
+        case SourceForm::kF32:
+          return CopyRows(rows, stride, reinterpret_cast<float*>(out));
+        case SourceForm::kF32AsBF16:
+          return RoundRowsToBF16(rows, stride, reinterpret_cast<float*>(out));
+        case SourceForm::kBF16:
+          return ConvertRowsToBF16(rows, stride, reinterpret_cast<uint16_t*>(out));
+        case SourceForm::kS8:
+          return QuantizeRows(rows, stride, reinterpret_cast<int8_t*>(out), scales);
+        case SourceForm::kS8AsS16:
+          return QuantizeRows(rows, stride, reinterpret_cast<int16_t*>(out), scales);
+      }
+    });
+    return source_.data();
+  }
+
+  absl::Status LinearChecked(const CpuLinear& weights, ConstMatrix x, Activation activation,
+                             Matrix y) {
+    if (x.rows == 0) return absl::OkStatus();
+    const Product& product = weights.product();
+    int64_t stride = 0;
+    const auto* source = static_cast<const std::byte*>(PrepareSource(product, x, stride));
+    const size_t row_bytes = static_cast<size_t>(stride) * SourceElementSize(product.source_form());
+
+    // Chunks as tall as can be, but about three tasks for each thread where the rows suffice.
+    const int64_t panel_cols = product.panel_cols();
+    const int64_t panels = (y.cols + panel_cols - 1) / panel_cols;
+    const int64_t wanted_chunks = (3 * pool_.threads() + panels - 1) / panels;
+    const int64_t step = product.row_step();
+    const int64_t even = (x.rows + wanted_chunks - 1) / wanted_chunks;
+    const int64_t chunk_rows =
+        std::min((std::max(even, 4 * step) + step - 1) / step, kMaxChunkRows / step) * step;
+    const int64_t chunks = (x.rows + chunk_rows - 1) / chunk_rows;
+
+    for (Worker& worker : workers_) worker.status = absl::OkStatus();
+    ForTasks(chunks * panels, x.rows * x.cols * y.cols, [&](int64_t task, int index) {
+      Worker& worker = workers_[static_cast<size_t>(index)];
+      const int64_t panel = task / chunks;  // Neighbouring tasks share a panel of weights.
+      const int64_t first_row = task % chunks * chunk_rows;
+      const int64_t rows = std::min(chunk_rows, x.rows - first_row);
+      const int64_t first_col = panel * panel_cols;
+      const absl::Status status = product.Multiply(source + first_row * row_bytes, stride, rows,
+                                                   panel, worker.accumulators.data());
+      if (!status.ok()) {
+        worker.status = status;
+        return;
+      }
+      const Matrix out(y.row(first_row) + first_col, rows, std::min(panel_cols, y.cols - first_col),
+                       y.stride);
+      const float* bias = weights.bias() + first_col;
+      if (weights.precision() == Precision::kInt8) {
+        FinishQuantizedRows(reinterpret_cast<const int32_t*>(worker.accumulators.data()),
+                            kMaxPanelCols, row_scales_.data() + first_row,
+                            weights.scales() + first_col, bias, activation, out);
+      } else {
+        FinishRows(worker.accumulators.data(), kMaxPanelCols, bias, activation, out);
+      }
+    });
+    for (const Worker& worker : workers_) THRESHER_RETURN_IF_ERROR(worker.status);
+    return absl::OkStatus();
+  }
+
+  absl::Status AttentionChecked(const AttentionInput& input, Matrix out) {
+    const auto [heads, kv_heads, head_dim] = input.shape;
+    blocks_.clear();
+    int64_t work = 0;
+    for (size_t s = 0; s + 1 < input.offsets.size(); ++s) {
+      const int64_t length = input.offsets[s + 1] - input.offsets[s];
+      for (int64_t first = 0; first < length; first += kQueryBlock) {
+        blocks_.push_back({.sequence = s, .first = first});
+      }
+      work += 2 * length * length * out.cols;
+    }
+    for (Worker& worker : workers_) worker.attention.Resize(AttentionScratchSize(head_dim));
+    ForTasks(static_cast<int64_t>(blocks_.size()) * heads, work, [&](int64_t task, int index) {
+      const auto [sequence, first] = blocks_[static_cast<size_t>(task / heads)];
+      const int64_t head = task % heads;
+      const int64_t kv_column = head / (heads / kv_heads) * head_dim;
+      const int64_t column = head * head_dim;
+      const int64_t begin = input.offsets[sequence];
+      const int64_t keys = input.offsets[sequence + 1] - begin;
+      const int64_t queries = std::min(kQueryBlock, keys - first);
+      const auto slice = [&](const auto& m, int64_t row, int64_t rows, int64_t col) {
+        return std::decay_t<decltype(m)>(m.row(row) + col, rows, head_dim, m.stride);
+      };
+      AttendHead({.query = slice(input.query, begin + first, queries, column),
+                  .key = slice(input.key, begin, keys, kv_column),
+                  .value = slice(input.value, begin, keys, kv_column),
+                  .first_query = first,
+                  .scale = input.scale,
+                  .causal = input.causal},
+                 workers_[static_cast<size_t>(index)].attention.data(),
+                 slice(out, begin + first, queries, column));
+    });
+    return absl::OkStatus();
+  }
+
+  struct QueryBlock {
+    size_t sequence;
+    int64_t first;
+  };
+
+  DeviceDescription description_;
+  OneDnn onednn_;
+  ThreadPool pool_;
+  std::vector<Worker> workers_;
+  AlignedBuffer<std::byte> source_;  // Converted activations of the current Linear,
+  AlignedBuffer<float> row_scales_;  // and their scales, for int8.
+  std::vector<QueryBlock> blocks_;   // Of the current Attention.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads) {
+  try {
+    // Before oneDNN or Highway is used for the first time.
+    static_cast<void>(DetectedIsa());
+    return std::make_unique<CpuDevice>(threads);
+  } catch (const std::exception& error) {
+    return Internal("device cpu with {} threads: {}", threads, error.what());
+  }
+}
+
+}  // namespace thresher

@@ -1,0 +1,65 @@
+#include "backend/device/cpu/isa.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <dnnl.hpp>
+#include <string_view>
+
+#include "hwy/targets.h"
+
+namespace thresher {
+namespace {
+
+struct Level {
+  std::string_view name;
+  dnnl::cpu_isa isa;
+};
+
+// Best first. oneDNN's values are sets of bits: a level has all the bits of those it includes.
+constexpr Level kLevels[] = {
+    {"avx512+amx", dnnl::cpu_isa::avx512_core_amx},
+    {"avx512+bf16", dnnl::cpu_isa::avx512_core_bf16},
+    {"avx512+vnni", dnnl::cpu_isa::avx512_core_vnni},
+    {"avx512", dnnl::cpu_isa::avx512_core},
+    {"avx2", dnnl::cpu_isa::avx2},
+    {"sse4", dnnl::cpu_isa::sse41},
+};
+
+bool Includes(dnnl::cpu_isa isa, dnnl::cpu_isa part) {
+  const auto bits = static_cast<uint32_t>(part);
+  return (static_cast<uint32_t>(isa) & bits) == bits;
+}
+
+Isa Detect() {
+  if (const char* cap = std::getenv("THRESHER_MAX_ISA"); cap != nullptr) {
+    for (const Level& level : kLevels) {
+      // Refused once oneDNN has been used by someone else; then what it has chosen stands.
+      if (level.name == cap) static_cast<void>(dnnl::set_max_cpu_isa(level.isa));
+    }
+  }
+  const dnnl::cpu_isa effective = dnnl::get_effective_cpu_isa();
+  Isa isa{.name = "baseline"};
+  for (const Level& level : kLevels) {
+    if (Includes(effective, level.isa)) {
+      isa.name = level.name;
+      isa.amx = level.isa == dnnl::cpu_isa::avx512_core_amx;
+      break;
+    }
+  }
+#if defined(__x86_64__)
+  // Highway's targets are single bits, the better the lower: forbid all that are above the cap.
+  const bool avx512 = Includes(effective, dnnl::cpu_isa::avx512_core);
+  const bool avx2 = Includes(effective, dnnl::cpu_isa::avx2);
+  if (!avx512) hwy::DisableTargets(avx2 ? HWY_AVX2 - 1 : HWY_SSE4 - 1);
+#endif
+  return isa;
+}
+
+}  // namespace
+
+const Isa& DetectedIsa() {
+  static const Isa isa = Detect();
+  return isa;
+}
+
+}  // namespace thresher

@@ -1,0 +1,109 @@
+// Vector helpers shared by the kernels, for Highway's current target (included once for each):
+// loads and stores of the last few elements of a row, and activations.
+#if defined(THRESHER_DEVICE_CPU_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef THRESHER_DEVICE_CPU_VECTOR_MATH_INL_H_
+#undef THRESHER_DEVICE_CPU_VECTOR_MATH_INL_H_
+#else
+#define THRESHER_DEVICE_CPU_VECTOR_MATH_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+
+#include "backend/device/device.h"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace thresher::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::ScalableTag<float>;
+using VF32 = hn::Vec<F32>;
+
+/// The first `count` lanes from memory, the rest zero. Reads nothing beyond.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> LoadPart(D d, const T* from, size_t count) {
+  if (count >= hn::Lanes(d)) return hn::LoadU(d, from);
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)] = {};
+  std::copy_n(from, count, lanes);
+  return hn::Load(d, lanes);
+}
+
+/// Stores the first `count` lanes and writes nothing beyond.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void StorePart(hn::Vec<D> v, D d, T* to, size_t count) {
+  if (count >= hn::Lanes(d)) {
+    hn::StoreU(v, d, to);
+    return;
+  }
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
+  hn::Store(v, d, lanes);
+  std::copy_n(lanes, count, to);
+}
+
+/// e^x within 1 ulp; 0 below about -104. `x` is at most 88 here, to stay finite.
+HWY_INLINE VF32 ExpOf(VF32 x) {
+  const F32 d;
+  return hn::Exp(d, hn::Min(x, hn::Set(d, 88.0f)));
+}
+
+/// 1 / (1 + e^-x)
+HWY_INLINE VF32 Sigmoid(VF32 x) {
+  const F32 d;
+  const auto one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, ExpOf(hn::Neg(x))));
+}
+
+/// x * Phi(x). With a = |x|, erfc(a / sqrt 2) = exp(g(a) - a^2 / 2), where g, the logarithm of the
+/// scaled complementary error function, is nearly straight: a minimax polynomial of degree 9 on
+/// [0, 5.5] leaves an error of 1e-8 in the result (beyond, erfc itself is less than 4e-8).
+HWY_INLINE VF32 Gelu(VF32 x) {
+  const F32 d;
+  const auto a = hn::Abs(x);
+  const auto t = hn::Min(a, hn::Set(d, 5.5f));
+  auto g = hn::Set(d, 1.2257522997e-07f);
+  g = hn::MulAdd(g, t, hn::Set(d, -2.9323937270e-06f));
+  g = hn::MulAdd(g, t, hn::Set(d, 2.7921723814e-05f));
+  g = hn::MulAdd(g, t, hn::Set(d, -1.1394128524e-04f));
+  g = hn::MulAdd(g, t, hn::Set(d, -1.5499055735e-04f));
+  g = hn::MulAdd(g, t, hn::Set(d, 4.9955840223e-03f));
+  g = hn::MulAdd(g, t, hn::Set(d, -3.6468666047e-02f));
+  g = hn::MulAdd(g, t, hn::Set(d, 1.8173189461e-01f));
+  g = hn::MulAdd(g, t, hn::Set(d, -7.9788947105e-01f));
+  const auto exponent = hn::MulAdd(hn::Mul(a, a), hn::Set(d, -0.5f), hn::Mul(g, t));
+  const auto tail = hn::Mul(hn::Set(d, 0.5f), ExpOf(exponent));  // Phi(-a)
+  const auto phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0f), tail));
+  return hn::Mul(x, phi);
+}
+
+/// 0.5 x (1 + tanh(u)) = x * sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+HWY_INLINE VF32 GeluTanh(VF32 x) {
+  const F32 d;
+  const auto cubic = hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715f), hn::Set(d, 1.0f));
+  const auto u2 = hn::Mul(hn::Mul(x, hn::Set(d, 1.5957691216057308f)), cubic);
+  return hn::Mul(x, Sigmoid(u2));
+}
+
+template <Activation activation>
+HWY_INLINE VF32 Activate(VF32 x) {
+  const F32 d;
+  if constexpr (activation == Activation::kGelu) {
+    return Gelu(x);
+  } else if constexpr (activation == Activation::kGeluTanh) {
+    return GeluTanh(x);
+  } else if constexpr (activation == Activation::kRelu) {
+    return hn::Max(x, hn::Zero(d));
+  } else if constexpr (activation == Activation::kTanh) {
+    return hn::Tanh(d, x);
+  } else if constexpr (activation == Activation::kSilu) {
+    return hn::Mul(x, Sigmoid(x));
+  } else {
+    return x;
+  }
+}
+
+}  // namespace thresher::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // THRESHER_DEVICE_CPU_VECTOR_MATH_INL_H_
