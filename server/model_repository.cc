@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <filesystem>
 #include <map>
@@ -157,6 +158,8 @@ class ModelRepository::Impl {
     Changed();
     return absl::OkStatus();
   }
+
+  void CancelLoads() { cancelled_ = true; }
 
   std::vector<ModelIndexEntry> Index() const {
     std::vector<ModelIndexEntry> index;
@@ -340,6 +343,7 @@ class ModelRepository::Impl {
     const std::string where = fmt::format("model '{}' version {}", entry.config.name(), number);
     const absl::Time start = absl::Now();
     absl::StatusOr<Served> served = [&]() -> absl::StatusOr<Served> {
+      if (cancelled_) return Cancelled("the server stops");
       try {
         return MakeServed(entry.config, number, directory);
       } catch (const std::bad_alloc&) {
@@ -426,6 +430,7 @@ class ModelRepository::Impl {
   }
 
   RepositoryOptions options_;
+  std::atomic<bool> cancelled_ = false;
   mutable Mutex mutex_;  // Held for moments only: lookups take it.
   EntryMap entries_;
   std::vector<std::function<void()>> callbacks_;
@@ -444,6 +449,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ModelRepository::Find(
 }
 absl::Status ModelRepository::Load(const std::string& name) { return impl_->Load(name); }
 absl::Status ModelRepository::Unload(const std::string& name) { return impl_->Unload(name); }
+void ModelRepository::CancelLoads() { impl_->CancelLoads(); }
 std::vector<ModelIndexEntry> ModelRepository::Index() const { return impl_->Index(); }
 bool ModelRepository::AllReady() const { return impl_->AllReady(); }
 std::vector<std::shared_ptr<const ServedModel>> ModelRepository::Ready() const {

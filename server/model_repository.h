@@ -75,10 +75,14 @@ class ModelRepository {
 
   /// Loads or reloads a configured model, or a new subdirectory of `root`. Picks up new version
   /// directories; what served before goes on serving until all that is chosen is ready, and stays
-  /// if something fails. NOT_FOUND, INVALID_ARGUMENT (a bad name), else as LoadModel.
+  /// if something fails. NOT_FOUND, INVALID_ARGUMENT (a bad name), CANCELLED, else as LoadModel.
   absl::Status Load(const std::string& name);
   /// Takes a model out of service; running requests finish. NOT_FOUND if it is not there.
   absl::Status Unload(const std::string& name);
+
+  /// For a server that stops: loads that run end before their next version, later ones at once, all
+  /// with CANCELLED. What serves is left alone.
+  void CancelLoads();
 
   std::vector<ModelIndexEntry> Index() const;
   /// True when every configured model has at least one version ready.
