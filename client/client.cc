@@ -103,32 +103,39 @@ class Client::Impl {
   void CallAsync(Request request, Callback<Request> done, const CallOptions& options);
 
  private:
-  /// The parts of a call that must live until it has ended.
-  struct Context {
-    Context(const Impl& impl, const CallOptions& options)
-        : stop(options.stop, Cancel{&grpc}), shutdown(impl.stop_.get_token(), Cancel{&grpc}) {
+  /// A gRPC context that a stop token, and the client's end, cancel.
+  class Context : public std::enable_shared_from_this<Context> {
+   public:
+    static std::shared_ptr<Context> Make(const Impl& impl, const CallOptions& options) {
+      auto context = std::make_shared<Context>();
       const absl::Duration deadline = options.deadline.value_or(impl.options_.deadline);
       if (deadline < absl::InfiniteDuration()) {
-        grpc.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+        context->grpc_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
       }
+      context->on_stop_.emplace(options.stop, Cancel{context});
+      context->on_shutdown_.emplace(impl.stop_.get_token(), Cancel{context});
+      return context;
     }
+    grpc::ClientContext* grpc() { return &grpc_; }
+
+   private:
+    /// gRPC may end the call, and so drop it, within TryCancel; the context must outlive that.
     struct Cancel {
-      grpc::ClientContext* context;
-      void operator()() const { context->TryCancel(); }
+      std::weak_ptr<Context> context;
+      void operator()() const {
+        if (const auto alive = context.lock()) alive->grpc_.TryCancel();
+      }
     };
-    grpc::ClientContext grpc;
-    std::stop_callback<Cancel> stop;
-    std::stop_callback<Cancel> shutdown;
+    ::grpc::ClientContext grpc_;
+    std::optional<std::stop_callback<Cancel>> on_stop_, on_shutdown_;
   };
 
   template <typename Request>
   struct AsyncCall {
-    AsyncCall(const Impl& impl, const CallOptions& options, Request request, Callback<Request> done)
-        : context(impl, options), request(std::move(request)), done(std::move(done)) {}
-    Context context;
+    std::shared_ptr<Context> context;
     Request request;
-    typename Rpc<Request>::Response response;
     Callback<Request> done;
+    typename Rpc<Request>::Response response;
   };
 
   using Done = std::function<void(grpc::Status)>;
@@ -166,9 +173,9 @@ class Client::Impl {
 
 template <typename Request>
 Client::Result<Request> Client::Impl::Call(const Request& request, const CallOptions& options) {
-  Context context(*this, options);
+  const auto context = Context::Make(*this, options);
   typename Rpc<Request>::Response response;
-  const grpc::Status status = Send(&context.grpc, request, &response);
+  const grpc::Status status = Send(context->grpc(), request, &response);
   if (!status.ok()) return ToAbsl(status);
   return response;
 }
@@ -176,11 +183,13 @@ Client::Result<Request> Client::Impl::Call(const Request& request, const CallOpt
 template <typename Request>
 void Client::Impl::CallAsync(Request request, Callback<Request> done, const CallOptions& options) {
   Begin();
-  auto call =
-      std::make_shared<AsyncCall<Request>>(*this, options, std::move(request), std::move(done));
+  auto call = std::make_shared<AsyncCall<Request>>();
+  call->context = Context::Make(*this, options);
+  call->request = std::move(request);
+  call->done = std::move(done);
   // Read the addresses before `call` is moved into the callback that keeps it alive.
   AsyncCall<Request>& parts = *call;
-  SendAsync(&parts.context.grpc, &parts.request, &parts.response,
+  SendAsync(parts.context->grpc(), &parts.request, &parts.response,
             [this, call = std::move(call)](const grpc::Status& status) mutable {
               if (status.ok()) {
                 call->done(std::move(call->response));

@@ -88,8 +88,9 @@ class Client {
   template <typename Request>
   Result<Request> Call(const Request& request, const CallOptions& options = {});
 
-  /// Sends the request and returns at once. `done` runs exactly once, on a thread of gRPC that it
-  /// must not hold up, perhaps before CallAsync has returned.
+  /// Sends the request and returns at once. `done` runs exactly once, on a thread of gRPC (or in
+  /// the request_stop that cancels the call) which it must not hold up, perhaps before CallAsync
+  /// has returned.
   template <typename Request>
   void CallAsync(Request request, Callback<Request> done, const CallOptions& options = {});
 

@@ -1,0 +1,208 @@
+// A real gRPC server in the test's process whose answers the test decides.
+#ifndef THRESHER_TESTS_CLIENT_FAKE_SERVER_H_
+#define THRESHER_TESTS_CLIENT_FAKE_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "inference/open_inference_grpc.grpc.pb.h"
+#include "thresher/v1/thresher.grpc.pb.h"
+
+namespace thresher::testing {
+
+/// Every text is answered by its length; the text "bad" fails alone with INVALID_ARGUMENT.
+class FakeServer {
+ public:
+  FakeServer() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&thresher_);
+    builder.RegisterService(&inference_);
+    builder.RegisterService(&health_);
+    server_ = builder.BuildAndStart();
+    address_ = "127.0.0.1:" + std::to_string(port);
+  }
+  ~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  const std::string& address() const { return address_; }
+
+  /// Runs first in each call of thresher.v1; an error is the call's answer. Set before the first
+  /// call.
+  std::function<grpc::Status(grpc::ServerContext&)> before;
+  /// The inputs of each Classify call go here, where it is set.
+  std::function<void(const v1::ClassifyRequest&)> on_classify;
+  std::vector<std::string> models = {"m"};
+  std::map<std::string, grpc::health::v1::HealthCheckResponse::ServingStatus> health = {
+      {"", grpc::health::v1::HealthCheckResponse::SERVING}};
+  std::atomic<int> calls = 0;  // Of thresher.v1.
+  std::atomic<int> loads = 0;
+
+  static float Score(const std::string& text) {
+    return 1.0f / (1.0f + static_cast<float>(text.size()));
+  }
+
+ private:
+  static v1::ResultInfo Info(const std::string& text) {
+    v1::ResultInfo info;
+    if (text == "bad") {
+      info.mutable_status()->set_code(static_cast<int>(absl::StatusCode::kInvalidArgument));
+      info.mutable_status()->set_message("it is bad");
+    }
+    info.mutable_timings()->set_queue(0.25);
+    info.mutable_timings()->set_total(0.5);
+    info.set_tokens(static_cast<int>(text.size()));
+    info.mutable_report()->set_policy("dense");
+    info.mutable_report()->mutable_tokens()->set_dense(5'000'000'000);
+    return info;
+  }
+
+  class ThresherService final : public v1::Thresher::Service {
+   public:
+    explicit ThresherService(FakeServer& fake) : fake_(fake) {}
+    grpc::Status Classify(grpc::ServerContext* context, const v1::ClassifyRequest* request,
+                          v1::ClassifyResponse* response) override {
+      if (fake_.on_classify) fake_.on_classify(*request);
+      response->add_labels("negative");
+      response->add_labels("positive");
+      for (const v1::Input& input : request->inputs()) {
+        v1::Classification& result = *response->add_results();
+        *result.mutable_info() = Info(input.text());
+        result.set_label("negative");
+        result.add_scores(1 - Score(input.text()));
+        result.add_scores(Score(input.text()));
+      }
+      return Before(context);
+    }
+    grpc::Status Embed(grpc::ServerContext* context, const v1::EmbedRequest* request,
+                       v1::EmbedResponse* response) override {
+      for (const v1::Input& input : request->inputs()) {
+        v1::Embedding& result = *response->add_results();
+        *result.mutable_info() = Info(input.text());
+        result.add_values(Score(input.text()));
+        result.add_values(request->pooling());
+        result.add_values(!request->has_normalize() ? -1.0f : request->normalize() ? 1.0f : 0.0f);
+      }
+      return Before(context);
+    }
+    grpc::Status TokenClassify(grpc::ServerContext* context,
+                               const v1::TokenClassifyRequest* request,
+                               v1::TokenClassifyResponse* response) override {
+      for (const v1::Input& input : request->inputs()) {
+        v1::TokenClassification& result = *response->add_results();
+        *result.mutable_info() = Info(input.text());
+        v1::TokenLabel& token = *result.add_tokens();
+        token.set_token(input.text());
+        token.set_label("B-PER");
+        token.set_score(0.5f);
+        token.set_end(static_cast<int>(input.text().size()));
+      }
+      return Before(context);
+    }
+    grpc::Status Answer(grpc::ServerContext* context, const v1::AnswerRequest* request,
+                        v1::AnswerResponse* response) override {
+      for (const v1::Question& question : request->questions()) {
+        v1::AnswerResult& result = *response->add_results();
+        *result.mutable_info() = Info(question.question());
+        v1::AnswerSpan& span = *result.add_answers();
+        span.set_text(question.context());
+        span.set_score(0.5f);
+      }
+      return Before(context);
+    }
+    grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+                          v1::TokenizeResponse* response) override {
+      for (const v1::Input& input : request->inputs()) {
+        v1::Tokenization& result = *response->add_results();
+        *result.mutable_info() = Info(input.text());
+        for (size_t i = 0; i < input.text().size(); ++i) {
+          v1::Token& token = *result.add_tokens();
+          token.set_id(static_cast<unsigned char>(input.text()[i]));
+          token.set_text(input.text().substr(i, 1));
+          token.set_begin(static_cast<int>(i));
+          token.set_end(static_cast<int>(i) + 1);
+        }
+      }
+      return Before(context);
+    }
+
+   private:
+    grpc::Status Before(grpc::ServerContext* context) {
+      ++fake_.calls;
+      return fake_.before ? fake_.before(*context) : grpc::Status::OK;
+    }
+    FakeServer& fake_;
+  };
+
+  class InferenceService final : public inference::GRPCInferenceService::Service {
+   public:
+    explicit InferenceService(FakeServer& fake) : fake_(fake) {}
+    grpc::Status ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
+                            inference::ServerLiveResponse* response) override {
+      response->set_live(true);
+      return grpc::Status::OK;
+    }
+    grpc::Status RepositoryIndex(grpc::ServerContext*, const inference::RepositoryIndexRequest*,
+                                 inference::RepositoryIndexResponse* response) override {
+      for (const std::string& name : fake_.models) {
+        auto& model = *response->add_models();
+        model.set_name(name);
+        model.set_version("1");
+        model.set_state("READY");
+      }
+      return grpc::Status::OK;
+    }
+    grpc::Status ModelMetadata(grpc::ServerContext*, const inference::ModelMetadataRequest* request,
+                               inference::ModelMetadataResponse* response) override {
+      response->set_name(request->name());
+      response->set_platform("thresher");
+      auto& input = *response->add_inputs();
+      input.set_name("text");
+      input.set_datatype("BYTES");
+      input.add_shape(-1);
+      (*response->mutable_properties())["max_tokens"] = "512";
+      return grpc::Status::OK;
+    }
+    grpc::Status RepositoryModelLoad(grpc::ServerContext*,
+                                     const inference::RepositoryModelLoadRequest*,
+                                     inference::RepositoryModelLoadResponse*) override {
+      ++fake_.loads;
+      return {grpc::StatusCode::UNAVAILABLE, "not now"};
+    }
+
+   private:
+    FakeServer& fake_;
+  };
+
+  class HealthService final : public grpc::health::v1::Health::Service {
+   public:
+    explicit HealthService(FakeServer& fake) : fake_(fake) {}
+    grpc::Status Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* request,
+                       grpc::health::v1::HealthCheckResponse* response) override {
+      const auto found = fake_.health.find(request->service());
+      if (found == fake_.health.end()) return {grpc::StatusCode::NOT_FOUND, "unknown service"};
+      response->set_status(found->second);
+      return grpc::Status::OK;
+    }
+
+   private:
+    FakeServer& fake_;
+  };
+
+  ThresherService thresher_{*this};
+  InferenceService inference_{*this};
+  HealthService health_{*this};
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+};
+
+}  // namespace thresher::testing
+
+#endif  // THRESHER_TESTS_CLIENT_FAKE_SERVER_H_
