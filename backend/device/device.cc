@@ -1,7 +1,9 @@
 #include "backend/device/device.h"
 
 #include "backend/device/cpu/cpu_device.h"
+#include "backend/device/reference/planned_attention.h"
 #include "backend/device/reference/reference_device.h"
+#include "backend/device/shape_checks.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -23,6 +25,36 @@ absl::StatusOr<Precision> ParsePrecision(std::string_view name) {
     if (name == Name(precision)) return precision;
   }
   return InvalidArgument("unknown precision '{}': f32, bf16 or int8", name);
+}
+
+absl::Status Device::PlannedAttention(const AttentionInput& input,
+                                      std::span<const SequencePlan* const> plans, Matrix out,
+                                      std::span<AttentionRecord> records) {
+  THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
+  for (size_t s = 0; s < plans.size(); ++s) {
+    const int64_t first = input.offsets[s];
+    const int64_t rows = input.offsets[s + 1] - first;
+    AttentionInput one = input;
+    one.query = input.query.Rows(first, rows);
+    one.key = input.key.Rows(first, rows);
+    one.value = input.value.Rows(first, rows);
+    const int32_t offsets[] = {0, static_cast<int32_t>(rows)};
+    one.offsets = offsets;
+    if (plans[s] == nullptr) {
+      THRESHER_RETURN_IF_ERROR(Attention(one, out.Rows(first, rows)));
+      records[s] = DenseRecord(input.shape, static_cast<int32_t>(rows), input.causal);
+      continue;
+    }
+    THRESHER_RETURN_IF_ERROR(thresher::PlannedAttention({.shape = one.shape,
+                                                         .query = one.query,
+                                                         .key = one.key,
+                                                         .value = one.value,
+                                                         .scale = one.scale,
+                                                         .causal = one.causal},
+                                                        *plans[s], out.Rows(first, rows),
+                                                        &records[s]));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,

@@ -26,6 +26,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "backend/device/plan.h"
 #include "backend/tensor/matrix.h"
 #include "backend/tensor/mutex.h"
 
@@ -96,6 +97,14 @@ class Device {
 
   /// For each sequence and head: softmax(scale * Q K^T) V, into out [tokens, heads * head_dim].
   virtual absl::Status Attention(const AttentionInput& input, Matrix out) = 0;
+
+  /// As Attention, but sequence s obeys *plans[s] (null: dense), and records[s] receives what it
+  /// did and the statistics that its plan asked for. Without causal, queries are keys. The meaning
+  /// of each rule is stated in reference/planned_attention.h; this default is that, one sequence
+  /// after the other, and a dense plan has the bits of Attention.
+  virtual absl::Status PlannedAttention(const AttentionInput& input,
+                                        std::span<const SequencePlan* const> plans, Matrix out,
+                                        std::span<AttentionRecord> records);
 
   /// y = gamma * (z - mean(z)) / sqrt(var(z) + epsilon) + beta by row, z = x + residual; `residual`
   /// may be empty; y may be x or residual. Variance is the mean of squares (not the sample

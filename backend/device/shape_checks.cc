@@ -74,6 +74,27 @@ absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out) {
   return CheckOffsets(input.offsets, tokens);
 }
 
+absl::Status CheckPlannedAttention(const AttentionInput& input,
+                                   std::span<const SequencePlan* const> plans, ConstMatrix out,
+                                   std::span<const AttentionRecord> records) {
+  THRESHER_RETURN_IF_ERROR(CheckAttention(input, out));
+  const size_t sequences = input.offsets.size() - 1;
+  if (plans.size() != sequences || records.size() != sequences) {
+    return InvalidArgument("attention: {} plans and {} records for {} sequences", plans.size(),
+                           records.size(), sequences);
+  }
+  return absl::OkStatus();
+}
+
+AttentionRecord DenseRecord(const AttentionShape& shape, int32_t rows, bool causal) {
+  const int64_t n = rows;
+  AttentionRecord record;
+  record.rows = shape.heads * n;
+  record.scores = shape.heads * (causal ? n * (n + 1) / 2 : n * n);
+  record.values = record.scores;
+  return record;
+}
+
 absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                             std::span<const float> beta, ConstMatrix y) {
   THRESHER_RETURN_IF_ERROR(CheckShape("layer norm input", x, x.rows, x.cols));

@@ -15,6 +15,12 @@ namespace thresher {
 absl::Status CheckPack(const StoredMatrix& weight, const StoredMatrix& bias);
 absl::Status CheckLinear(const PackedLinear& weights, ConstMatrix x, ConstMatrix y);
 absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out);
+/// Shapes and sizes; the plans themselves are checked by CheckPlan (plan_rows.h).
+absl::Status CheckPlannedAttention(const AttentionInput& input,
+                                   std::span<const SequencePlan* const> plans, ConstMatrix out,
+                                   std::span<const AttentionRecord> records);
+/// What the dense attention of `rows` tokens does, without statistics.
+AttentionRecord DenseRecord(const AttentionShape& shape, int32_t rows, bool causal);
 absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                             std::span<const float> beta, ConstMatrix y);
 /// Also finds ids outside their table.

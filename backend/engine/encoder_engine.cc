@@ -57,6 +57,12 @@ EncoderEngine::EncoderEngine(const ModelConfig& config, std::shared_ptr<Device> 
       device_(std::move(device)),
       max_tokens_(max_tokens),
       checkpoint_(std::move(checkpoint)),
+      policy_shape_{.layers = config.layers,
+                    .heads = config.heads,
+                    .kv_heads = config.heads,
+                    .head_dim = config.head_dim(),
+                    .hidden_size = config.hidden_size,
+                    .ffn_size = config.intermediate_size},
       encoder_(std::move(encoder)),
       head_(std::move(head)) {}
 
@@ -94,8 +100,28 @@ absl::Status EncoderEngine::Validate(const Sequence& sequence) const {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<const Policy>> EncoderEngine::ParsePolicy(
+    std::string_view text) const {
+  return Policy::Parse(text, policy_shape_);
+}
+
 int64_t EncoderEngine::Cost(const Sequence& sequence) const {
-  return std::max<int64_t>(1, static_cast<int64_t>(sequence.ids.size()));
+  const auto tokens = static_cast<int32_t>(sequence.ids.size());
+  const double share = sequence.policy != nullptr ? sequence.policy->CostShare(tokens) : 1.0;
+  return std::max<int64_t>(1, std::llround(tokens * share));
+}
+
+absl::Status EncoderEngine::Prepare(std::span<const Sequence* const> sequences) {
+  for (const Sequence* sequence : sequences) {
+    const Policy* policy = sequence->policy.get();
+    if (policy == nullptr || policy->is_dense()) continue;
+    const PredictionRequest prediction = policy->prediction();
+    THRESHER_RETURN_IF_ERROR(
+        encoder_.Prepare({.rows_by_head = policy->chooses_rows(),
+                          .low_precision_ffn = policy->lowers_ffn(),
+                          .prediction_bits = prediction.wanted ? prediction.bits : 0}));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status EncoderEngine::Run(std::span<const Sequence* const> sequences,
@@ -107,10 +133,16 @@ absl::Status EncoderEngine::Run(std::span<const Sequence* const> sequences,
   MutexLock lock(&device_->mutex());
   Concatenate(sequences);
   const RaggedBatch batch = {workspace_.ids, workspace_.type_ids, workspace_.offsets};
-  THRESHER_RETURN_IF_ERROR(encoder_.Forward(batch, workspace_.encoder));
+  THRESHER_RETURN_IF_ERROR(Prepare(sequences));
+  workspace_.reports.resize(sequences.size());
+  THRESHER_RETURN_IF_ERROR(ForwardUnderPolicies(encoder_, policy_shape_, batch, workspace_.requests,
+                                                workspace_.forward, &workspace_.hidden,
+                                                workspace_.reports));
   THRESHER_RETURN_IF_ERROR(RunHead(sequences, outputs));
   THRESHER_RETURN_IF_ERROR(RunPooling(sequences, outputs));
-  for (SequenceOutput& output : outputs) {
+  for (size_t s = 0; s < outputs.size(); ++s) {
+    SequenceOutput& output = outputs[s];
+    output.report = std::move(workspace_.reports[s]);
     if (!AllFinite(output.logits) || !AllFinite(output.embedding)) {
       output.status = Internal(
           "the model's answer is not finite: its numbers overflow, or its weights are damaged");
@@ -124,6 +156,7 @@ void EncoderEngine::Concatenate(std::span<const Sequence* const> sequences) {
   w.ids.clear();
   w.type_ids.clear();
   w.offsets.assign(1, 0);
+  w.requests.clear();
   for (const Sequence* sequence : sequences) {
     w.ids.insert(w.ids.end(), sequence->ids.begin(), sequence->ids.end());
     if (ReadsTypes(config_)) {
@@ -131,6 +164,7 @@ void EncoderEngine::Concatenate(std::span<const Sequence* const> sequences) {
     }
     w.type_ids.resize(w.ids.size(), 0);
     w.offsets.push_back(static_cast<int32_t>(w.ids.size()));
+    w.requests.push_back({.policy = sequence->policy.get(), .explain = sequence->explain});
   }
 }
 
@@ -145,7 +179,7 @@ absl::Status EncoderEngine::RunHead(std::span<const Sequence* const> sequences,
   for (size_t s = 0; s < sequences.size(); ++s) rows += rows_of(s);
   if (rows == 0) return absl::OkStatus();
 
-  const ConstMatrix hidden = w.encoder.hidden();
+  const ConstMatrix hidden = w.hidden;
   w.head_rows.Resize(rows, hidden.cols);
   float* next_row = w.head_rows.view().data;
   for (size_t s = 0; s < sequences.size(); ++s) {
@@ -174,7 +208,7 @@ absl::Status EncoderEngine::RunPooling(std::span<const Sequence* const> sequence
   const auto wants_mean = [](const Sequence* sequence) {
     return sequence->want_embedding && sequence->pooling == Pooling::kMean;
   };
-  const ConstMatrix hidden = w.encoder.hidden();
+  const ConstMatrix hidden = w.hidden;
   if (std::any_of(sequences.begin(), sequences.end(), wants_mean)) {
     w.pooled.Resize(static_cast<int64_t>(sequences.size()), hidden.cols);
     THRESHER_RETURN_IF_ERROR(device_->MeanPool(hidden, w.offsets, w.pooled.view()));

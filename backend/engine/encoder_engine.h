@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
 #include "backend/engine/engine.h"
+#include "backend/engine/policy_forward.h"
 #include "backend/model/checkpoint.h"
 #include "backend/model/encoder.h"
 #include "backend/model/head.h"
@@ -33,6 +34,7 @@ class EncoderEngine final : public Engine {
                                                              Precision precision,
                                                              int32_t max_tokens);
 
+  absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const override;
   absl::Status Validate(const Sequence& sequence) const override;
   int64_t Cost(const Sequence& sequence) const override;
   absl::Status Run(std::span<const Sequence* const> sequences,
@@ -45,13 +47,18 @@ class EncoderEngine final : public Engine {
   /// Memory of a run, kept for the next one. Used under the device's mutex.
   struct Workspace {
     std::vector<int32_t> ids, type_ids, offsets;
-    Encoder::Workspace encoder;
+    std::vector<PolicyRequest> requests;
+    std::vector<v1::PruningReport> reports;
+    PolicyWorkspace forward;
+    ConstMatrix hidden;  // Every token's last hidden state.
     MatrixBuffer head_rows, head_dense, logits, pooled;
   };
 
   EncoderEngine(const ModelConfig& config, std::shared_ptr<Device> device, int32_t max_tokens,
                 Checkpoint checkpoint, Encoder encoder, std::optional<Head> head);
 
+  /// Packs what the batch's policies need and no earlier one has needed.
+  absl::Status Prepare(std::span<const Sequence* const> sequences);
   void Concatenate(std::span<const Sequence* const> sequences);
   absl::Status RunHead(std::span<const Sequence* const> sequences,
                        std::span<SequenceOutput> outputs);
@@ -62,7 +69,8 @@ class EncoderEngine final : public Engine {
   const std::shared_ptr<Device> device_;
   const int32_t max_tokens_;
   const Checkpoint checkpoint_;  // Holds the embedding tables.
-  const Encoder encoder_;
+  const PolicyShape policy_shape_;
+  Encoder encoder_;
   const std::optional<Head> head_;
   int64_t parameters_ = 0;
   size_t packed_bytes_ = 0;

@@ -3,12 +3,17 @@
 #define THRESHER_BACKEND_ENGINE_ENGINE_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "backend/sparsity/policy.h"
+#include "thresher/v1/sparsity.pb.h"
 
 namespace thresher {
 
@@ -22,6 +27,9 @@ struct Sequence {
   bool want_embedding = false;    // The pooled last hidden state.
   Pooling pooling = Pooling::kMean;
   bool normalize = false;  // Embedding to unit length.
+  /// What to skip, made by this engine's ParsePolicy; null: dense.
+  std::shared_ptr<const Policy> policy;
+  bool explain = false;  // Report each layer and each token.
 };
 
 /// The answer to one sequence.
@@ -35,6 +43,7 @@ struct SequenceOutput {
   int32_t logit_rows = 0;
   int32_t logit_cols = 0;
   std::vector<float> embedding;  // [hidden_size]
+  v1::PruningReport report;      // What ran.
 };
 
 /// Thread-safe. Run holds its device's mutex, so that engines which share a device take turns
@@ -46,6 +55,11 @@ class Engine {
   /// Everything that can be wrong with a sequence is found here, before it is queued: an empty one,
   /// an id out of range, too long, type ids of another length, logits of a model without a head.
   virtual absl::Status Validate(const Sequence& sequence) const = 0;
+
+  /// A policy for this model from its text (backend/sparsity/policy.h). INVALID_ARGUMENT names what
+  /// is wrong.
+  virtual absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(
+      std::string_view text) const = 0;
 
   /// Predicted work in dense-token equivalents; what a batch's budget is counted in. At least 1.
   virtual int64_t Cost(const Sequence& sequence) const = 0;

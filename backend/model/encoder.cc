@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/device/plan_rows.h"
+#include "backend/model/rows.h"
 #include "backend/model/tensor_names.h"
 #include "backend/tensor/status.h"
 
@@ -11,7 +13,7 @@ namespace thresher {
 absl::StatusOr<Encoder> Encoder::Load(const ModelConfig& config, WeightReader& reader) {
   const TensorNames& names = NamesOf(config.family);
   const int64_t hidden = config.hidden_size;
-  Encoder encoder(config, reader.device());
+  Encoder encoder(config, reader.device(), reader.precision());
   THRESHER_ASSIGN_OR_RETURN(encoder.words_,
                             reader.Table(names.word_embeddings, config.vocab_size, hidden));
   THRESHER_ASSIGN_OR_RETURN(encoder.positions_,
@@ -28,16 +30,27 @@ absl::StatusOr<Encoder> Encoder::Load(const ModelConfig& config, WeightReader& r
     };
     const int64_t wide = config.intermediate_size;
     Layer layer;
-    THRESHER_ASSIGN_OR_RETURN(layer.query, reader.Linear(name(names.query), hidden, hidden));
-    THRESHER_ASSIGN_OR_RETURN(layer.key, reader.Linear(name(names.key), hidden, hidden));
-    THRESHER_ASSIGN_OR_RETURN(layer.value, reader.Linear(name(names.value), hidden, hidden));
-    THRESHER_ASSIGN_OR_RETURN(layer.attention_output,
-                              reader.Linear(name(names.attention_output), hidden, hidden));
+    struct Part {
+      std::string_view module;
+      int64_t out, in;
+      StoredLinear* stored;
+      std::unique_ptr<PackedLinear>* packed;
+    };
+    StoredLinear attention_output;  // Needed in no other form.
+    const Part parts[] = {
+        {names.query, hidden, hidden, &layer.stored_query, &layer.query},
+        {names.key, hidden, hidden, &layer.stored_key, &layer.key},
+        {names.value, hidden, hidden, &layer.stored_value, &layer.value},
+        {names.attention_output, hidden, hidden, &attention_output, &layer.attention_output},
+        {names.intermediate, wide, hidden, &layer.stored_intermediate, &layer.intermediate},
+        {names.output, hidden, wide, &layer.stored_output, &layer.output},
+    };
+    for (const Part& part : parts) {
+      THRESHER_ASSIGN_OR_RETURN(*part.stored, reader.Stored(name(part.module), part.out, part.in));
+      THRESHER_ASSIGN_OR_RETURN(*part.packed, reader.Pack(name(part.module), *part.stored));
+    }
     THRESHER_ASSIGN_OR_RETURN(layer.attention_norm,
                               reader.Norm(name(names.attention_norm), hidden));
-    THRESHER_ASSIGN_OR_RETURN(layer.intermediate,
-                              reader.Linear(name(names.intermediate), wide, hidden));
-    THRESHER_ASSIGN_OR_RETURN(layer.output, reader.Linear(name(names.output), hidden, wide));
     THRESHER_ASSIGN_OR_RETURN(layer.output_norm, reader.Norm(name(names.output_norm), hidden));
     encoder.layers_.push_back(std::move(layer));
     reader.ReleasePages();  // So that a load never holds more than a layer twice.
@@ -75,8 +88,35 @@ absl::Status Encoder::Embed(const RaggedBatch& batch, Workspace& workspace) cons
   return Normalize(hidden, {}, embeddings_norm_, hidden);
 }
 
+float Encoder::attention_scale() const {
+  return 1.0f / std::sqrt(static_cast<float>(config_.head_dim()));
+}
+
+absl::Status Encoder::FinishAttention(const Layer& layer, const Attended& attended,
+                                      Matrix hidden) const {
+  const Matrix projected = attended.query;  // No longer needed as what it was.
+  THRESHER_RETURN_IF_ERROR(
+      device_->Linear(*layer.attention_output, attended.context, Activation::kNone, projected));
+  return Normalize(projected, hidden, layer.attention_norm, hidden);
+}
+
+absl::Status Encoder::FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
+                                  ConstMatrix x, Matrix wide, Matrix y) const {
+  THRESHER_RETURN_IF_ERROR(device_->Linear(intermediate, x, config_.activation, wide));
+  return device_->Linear(output, wide, Activation::kNone, y);
+}
+
 absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
                                Workspace& workspace) const {
+  const std::vector<const SequencePlan*> plans(offsets.size() - 1, nullptr);
+  std::vector<AttentionRecord> records(plans.size());
+  return RunPlannedLayer(index, offsets, plans, records, workspace);
+}
+
+absl::Status Encoder::RunPlannedLayer(size_t index, std::span<const int32_t> offsets,
+                                      std::span<const SequencePlan* const> plans,
+                                      std::span<AttentionRecord> records,
+                                      Workspace& workspace) const {
   const Layer& layer = layers_[index];
   const Matrix hidden = workspace.hidden();
   const int64_t tokens = hidden.rows;
@@ -86,34 +126,141 @@ absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
   const auto slice = [&](int64_t column, int64_t cols) {
     return Matrix(workspace.scratch_.data() + tokens * column, tokens, cols);
   };
+  const bool planned =
+      std::ranges::any_of(plans, [](const SequencePlan* plan) { return plan != nullptr; });
 
-  const Matrix query = slice(0, width);
-  const Matrix key = slice(width, width);
-  const Matrix value = slice(2 * width, width);
-  const Matrix context = slice(3 * width, width);
-  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.query, hidden, Activation::kNone, query));
-  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, hidden, Activation::kNone, key));
-  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.value, hidden, Activation::kNone, value));
+  const Attended attended = {slice(0, width), slice(width, width), slice(2 * width, width),
+                             slice(3 * width, width)};
+  THRESHER_RETURN_IF_ERROR(Project(layer, offsets, plans, workspace, attended));
   const AttentionInput attention = {
-      .shape = {config_.heads, config_.heads, config_.head_dim()},
-      .query = query,
-      .key = key,
-      .value = value,
+      .shape = attention_shape(),
+      .query = attended.query,
+      .key = attended.key,
+      .value = attended.value,
       .offsets = offsets,
-      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim())),
+      .scale = attention_scale(),
   };
-  THRESHER_RETURN_IF_ERROR(device_->Attention(attention, context));
-  const Matrix attended = slice(0, width);  // Where the query was.
   THRESHER_RETURN_IF_ERROR(
-      device_->Linear(*layer.attention_output, context, Activation::kNone, attended));
-  THRESHER_RETURN_IF_ERROR(Normalize(attended, hidden, layer.attention_norm, hidden));
+      planned ? device_->PlannedAttention(attention, plans, attended.context, records)
+              : device_->Attention(attention, attended.context));
+  THRESHER_RETURN_IF_ERROR(FinishAttention(layer, attended, hidden));
 
-  const Matrix intermediate = slice(0, wide);
+  // The feed-forward network: rows in full precision and rows in low precision are two products.
+  std::vector<int32_t>& full = workspace.full_rows_;
+  std::vector<int32_t>& low = workspace.low_rows_;
+  full.clear();
+  low.clear();
+  for (size_t s = 0; s < plans.size(); ++s) {
+    const bool all_full = plans[s] == nullptr || plans[s]->ffn_low_precision.empty();
+    for (int32_t row = offsets[s]; row < offsets[s + 1]; ++row) {
+      const bool is_low = !all_full && plans[s]->ffn_low_precision[row - offsets[s]] != 0;
+      (is_low ? low : full).push_back(row);
+    }
+  }
   const Matrix output = slice(wide, width);
-  THRESHER_RETURN_IF_ERROR(
-      device_->Linear(*layer.intermediate, hidden, config_.activation, intermediate));
-  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.output, intermediate, Activation::kNone, output));
+  if (low.empty()) {
+    THRESHER_RETURN_IF_ERROR(
+        FeedForward(*layer.intermediate, *layer.output, hidden, slice(0, wide), output));
+  } else {
+    if (layer.low_output == nullptr) return Internal("low-precision weights are not prepared");
+    const auto split = static_cast<int64_t>(full.size());
+    workspace.ffn_input_.Resize(2 * tokens, width);
+    const Matrix gathered = workspace.ffn_input_.view().Rows(0, tokens);
+    const Matrix computed = workspace.ffn_input_.view().Rows(tokens, tokens);
+    GatherRows(hidden, full, gathered);
+    GatherRows(hidden, low, gathered.Rows(split, tokens - split));
+    const Matrix inner = slice(0, wide);
+    THRESHER_RETURN_IF_ERROR(FeedForward(*layer.intermediate, *layer.output,
+                                         gathered.Rows(0, split), inner.Rows(0, split),
+                                         computed.Rows(0, split)));
+    THRESHER_RETURN_IF_ERROR(FeedForward(
+        *layer.low_intermediate, *layer.low_output, gathered.Rows(split, tokens - split),
+        inner.Rows(split, tokens - split), computed.Rows(split, tokens - split)));
+    ScatterRows(computed.Rows(0, split), full, output);
+    ScatterRows(computed.Rows(split, tokens - split), low, output);
+  }
   return Normalize(output, hidden, layer.output_norm, hidden);
+}
+
+absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offsets,
+                              std::span<const SequencePlan* const> plans, Workspace& workspace,
+                              const Attended& to) const {
+  const ConstMatrix hidden = workspace.hidden();
+  const auto skips_rows = [](const SequencePlan* plan) {
+    return plan != nullptr && (plan->heads || plan->candidates || !plan->one_hot.empty());
+  };
+  if (std::ranges::none_of(plans, skips_rows)) {
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.query, hidden, Activation::kNone, to.query));
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, hidden, Activation::kNone, to.key));
+    return device_->Linear(*layer.value, hidden, Activation::kNone, to.value);
+  }
+  if (!layer.head_query) return Internal("weights by head are not prepared");
+  const auto tokens = static_cast<size_t>(hidden.rows);
+  const auto heads = static_cast<size_t>(config_.heads);
+  for (auto* wanted :
+       {&workspace.query_wanted_, &workspace.key_wanted_, &workspace.value_wanted_}) {
+    wanted->assign(heads * tokens, 1);
+  }
+  for (size_t s = 0; s < plans.size(); ++s) {
+    if (!skips_rows(plans[s])) continue;
+    const int32_t rows = offsets[s + 1] - offsets[s];
+    const AttentionExtent extent{
+        .heads = config_.heads, .kv_heads = config_.heads, .queries = rows, .keys = rows};
+    THRESHER_RETURN_IF_ERROR(CheckPlan(*plans[s], extent));
+    const GeneratedRows generated = RowsToGenerate(*plans[s], extent);
+    for (size_t h = 0; h < heads; ++h) {
+      const size_t to_row = h * tokens + offsets[s];
+      const auto from = static_cast<std::ptrdiff_t>(h * rows);
+      std::copy_n(generated.query.begin() + from, rows, workspace.query_wanted_.begin() + to_row);
+      std::copy_n(generated.key.begin() + from, rows, workspace.key_wanted_.begin() + to_row);
+      std::copy_n(generated.value.begin() + from, rows, workspace.value_wanted_.begin() + to_row);
+    }
+  }
+  HeadLinear::Workspace& memory = workspace.head_linear_;
+  THRESHER_RETURN_IF_ERROR(
+      layer.head_query->Run(*device_, hidden, workspace.query_wanted_, memory, to.query));
+  THRESHER_RETURN_IF_ERROR(
+      layer.head_key->Run(*device_, hidden, workspace.key_wanted_, memory, to.key));
+  return layer.head_value->Run(*device_, hidden, workspace.value_wanted_, memory, to.value);
+}
+
+absl::Status Encoder::Prepare(const PlanNeeds& needs) {
+  for (Layer& layer : layers_) {
+    if (needs.rows_by_head && !layer.head_value) {
+      const auto pack = [&](const StoredLinear& stored) {
+        return HeadLinear::Pack(*device_, stored, config_.heads, precision_);
+      };
+      THRESHER_ASSIGN_OR_RETURN(layer.head_query, pack(layer.stored_query));
+      THRESHER_ASSIGN_OR_RETURN(layer.head_key, pack(layer.stored_key));
+      THRESHER_ASSIGN_OR_RETURN(layer.head_value, pack(layer.stored_value));
+    }
+    if (needs.low_precision_ffn && layer.low_output == nullptr) {
+      const StoredLinear& intermediate = layer.stored_intermediate;
+      THRESHER_ASSIGN_OR_RETURN(
+          layer.low_intermediate,
+          device_->Pack(intermediate.weight, intermediate.bias, Precision::kInt8));
+      THRESHER_ASSIGN_OR_RETURN(
+          layer.low_output,
+          device_->Pack(layer.stored_output.weight, layer.stored_output.bias, Precision::kInt8));
+    }
+    if (const int32_t bits = needs.prediction_bits;
+        bits > 0 && layer.predictors.find(bits) == layer.predictors.end()) {
+      THRESHER_ASSIGN_OR_RETURN(ScorePredictor predictor,
+                                ScorePredictor::Pack(*device_, layer.stored_query, layer.stored_key,
+                                                     attention_shape(), bits));
+      layer.predictors.emplace(bits, std::move(predictor));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Encoder::PredictScores(size_t layer, int32_t bits, ConstMatrix x,
+                                    std::vector<MatrixBuffer>& scores) const {
+  const auto found = layers_[layer].predictors.find(bits);
+  if (found == layers_[layer].predictors.end()) {
+    return Internal("the prediction with {} bits is not prepared", bits);
+  }
+  return found->second.Predict(*device_, x, attention_scale(), scores);
 }
 
 absl::Status Encoder::Forward(const RaggedBatch& batch, Workspace& workspace) const {

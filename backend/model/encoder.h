@@ -8,14 +8,19 @@
 #define THRESHER_BACKEND_MODEL_ENCODER_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
+#include "backend/device/plan.h"
+#include "backend/model/head_linear.h"
 #include "backend/model/model_config.h"
+#include "backend/model/score_predictor.h"
 #include "backend/model/weight_reader.h"
 #include "backend/tensor/matrix.h"
 
@@ -30,6 +35,13 @@ struct RaggedBatch {
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
+/// What a layer needs beyond its dense weights to run under plans.
+struct PlanNeeds {
+  bool rows_by_head = false;       // Q, K and V of chosen rows and heads.
+  bool low_precision_ffn = false;  // The feed-forward network in int8.
+  int32_t prediction_bits = 0;     // Eager prediction with operands of that width; 0: none.
+};
+
 class Encoder {
  public:
   /// Memory of a run. It grows to the largest batch it has seen and is then reused as it is.
@@ -37,6 +49,8 @@ class Encoder {
    public:
     /// [tokens, hidden_size]: the input of the next layer, and after the last the result.
     Matrix hidden() { return hidden_.view(); }
+    /// Keeps the first `rows` of hidden().
+    void Shrink(int64_t rows) { hidden_.Resize(rows, hidden_.view().cols); }
 
    private:
     friend class Encoder;
@@ -44,6 +58,11 @@ class Encoder {
     std::vector<int32_t> positions_;
     /// Attention (Q, K, V, context) and feed-forward (intermediate, output) take turns in it.
     AlignedBuffer<float> scratch_;
+    // Under plans.
+    std::vector<uint8_t> query_wanted_, key_wanted_, value_wanted_;  // [heads][tokens]
+    HeadLinear::Workspace head_linear_;
+    std::vector<int32_t> full_rows_, low_rows_;
+    MatrixBuffer ffn_input_;
   };
 
   /// Reads and packs the encoder's weights. The reader's device must outlive the encoder, the
@@ -56,15 +75,48 @@ class Encoder {
   absl::Status RunLayer(size_t layer, std::span<const int32_t> offsets, Workspace& workspace) const;
   absl::Status Forward(const RaggedBatch& batch, Workspace& workspace) const;
 
+  /// Packs what plans need and is not there yet; weights come from the mapped checkpoint. Not while
+  /// another thread runs.
+  absl::Status Prepare(const PlanNeeds& needs);
+  /// RunLayer, but sequence s obeys *plans[s] (null: dense) and records[s] says what its attention
+  /// did. All that the plans need must have been prepared.
+  absl::Status RunPlannedLayer(size_t layer, std::span<const int32_t> offsets,
+                               std::span<const SequencePlan* const> plans,
+                               std::span<AttentionRecord> records, Workspace& workspace) const;
+  /// Predicted scores of `layer` for the one sequence whose rows of its input are `x`.
+  absl::Status PredictScores(size_t layer, int32_t bits, ConstMatrix x,
+                             std::vector<MatrixBuffer>& scores) const;
+
   size_t layers() const { return layers_.size(); }
 
  private:
   struct Layer {
     std::unique_ptr<PackedLinear> query, key, value, attention_output, intermediate, output;
     NormWeights attention_norm, output_norm;
+    // The same where they are mapped, and what Prepare made of them.
+    StoredLinear stored_query, stored_key, stored_value, stored_intermediate, stored_output;
+    std::optional<HeadLinear> head_query, head_key, head_value;
+    std::unique_ptr<PackedLinear> low_intermediate, low_output;
+    std::map<int32_t, ScorePredictor> predictors;  // By bits.
   };
 
-  Encoder(const ModelConfig& config, Device& device) : config_(config), device_(&device) {}
+  struct Attended {
+    Matrix query, key, value, context;
+  };
+  AttentionShape attention_shape() const {
+    return {config_.heads, config_.heads, config_.head_dim()};
+  }
+  float attention_scale() const;
+  absl::Status Project(const Layer& layer, std::span<const int32_t> offsets,
+                       std::span<const SequencePlan* const> plans, Workspace& workspace,
+                       const Attended& to) const;
+  /// From the attention's context to the layer's output, all of it in full precision.
+  absl::Status FinishAttention(const Layer& layer, const Attended& attended, Matrix hidden) const;
+  absl::Status FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
+                           ConstMatrix x, Matrix wide, Matrix y) const;
+
+  Encoder(const ModelConfig& config, Device& device, Precision precision)
+      : config_(config), device_(&device), precision_(precision) {}
 
   void FillPositions(const RaggedBatch& batch, std::vector<int32_t>& positions) const;
   absl::Status Normalize(ConstMatrix x, ConstMatrix residual, const NormWeights& norm,
@@ -72,6 +124,7 @@ class Encoder {
 
   ModelConfig config_;
   Device* device_;
+  Precision precision_;
   StoredMatrix words_, positions_, types_;
   NormWeights embeddings_norm_;
   std::vector<Layer> layers_;

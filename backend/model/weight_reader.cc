@@ -92,18 +92,29 @@ absl::StatusOr<std::vector<float>> WeightReader::Vector(std::string_view module,
   return values;
 }
 
-absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Linear(std::string_view module,
-                                                                   int64_t out, int64_t in,
-                                                                   Place place) {
-  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix weight,
-                            Take(module, kWeight, std::array{out, in}, place));
-  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix bias, Take(module, kBias, std::array{out}, place));
-  auto packed = device_.Pack(weight, bias, precision_);
+absl::StatusOr<StoredLinear> WeightReader::Stored(std::string_view module, int64_t out, int64_t in,
+                                                  Place place) {
+  StoredLinear stored;
+  THRESHER_ASSIGN_OR_RETURN(stored.weight, Take(module, kWeight, std::array{out, in}, place));
+  THRESHER_ASSIGN_OR_RETURN(stored.bias, Take(module, kBias, std::array{out}, place));
+  return stored;
+}
+
+absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Pack(std::string_view module,
+                                                                 const StoredLinear& stored) {
+  auto packed = device_.Pack(stored.weight, stored.bias, precision_);
   if (!packed.ok()) {
     return Annotate(packed.status(), fmt::format("{}: packing '{}'", checkpoint_.name(), module));
   }
   packed_bytes_ += (*packed)->bytes();
   return packed;
+}
+
+absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Linear(std::string_view module,
+                                                                   int64_t out, int64_t in,
+                                                                   Place place) {
+  THRESHER_ASSIGN_OR_RETURN(const StoredLinear stored, Stored(module, out, in, place));
+  return Pack(module, stored);
 }
 
 absl::StatusOr<NormWeights> WeightReader::Norm(std::string_view module, int64_t width) {

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
 #include "backend/model/checkpoint.h"
+#include "backend/model/head_linear.h"
 #include "backend/tensor/matrix.h"
 
 namespace thresher {
@@ -36,9 +37,14 @@ class WeightReader {
 
   enum class Place { kEncoder, kTop };
 
-  /// The linear layer x W^T + b with `weight` [out, in], packed.
+  /// The linear layer x W^T + b with `weight` [out, in], left where it is mapped.
+  absl::StatusOr<StoredLinear> Stored(std::string_view module, int64_t out, int64_t in,
+                                      Place place = Place::kEncoder);
+  /// The same, packed.
   absl::StatusOr<std::unique_ptr<PackedLinear>> Linear(std::string_view module, int64_t out,
                                                        int64_t in, Place place = Place::kEncoder);
+  absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(std::string_view module,
+                                                     const StoredLinear& stored);
   /// A LayerNorm, under the names weight and bias, or gamma and beta as older checkpoints have it.
   absl::StatusOr<NormWeights> Norm(std::string_view module, int64_t width);
   /// An embedding table [rows, cols], left where it is mapped.
@@ -48,6 +54,7 @@ class WeightReader {
   void ReleasePages() const { checkpoint_.ReleasePages(); }
 
   Device& device() const { return device_; }
+  Precision precision() const { return precision_; }
   int64_t parameters() const { return parameters_; }
   /// Memory of what was packed or converted; tables are not counted.
   size_t packed_bytes() const { return packed_bytes_; }

@@ -157,6 +157,11 @@ class Fact final : public Policy {
     return {.wanted = !is_dense(), .bits = settings_.bits};
   }
 
+  bool chooses_rows() const override {
+    return settings_.chooses_keys() || settings_.skip != QuerySkip::kOff;
+  }
+  bool lowers_ffn() const override { return settings_.ffn < 1.0; }
+
   /// Low precision is counted as half the work. Candidates shrink no matrix product of a general
   /// processor and are counted as no saving, so that the scheduler never promises too much.
   double CostShare(int32_t tokens) const override {

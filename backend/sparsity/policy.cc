@@ -44,6 +44,12 @@ class Composite final : public Policy {
     }
     return {};
   }
+  bool chooses_rows() const override {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->chooses_rows(); });
+  }
+  bool lowers_ffn() const override {
+    return std::ranges::any_of(parts_, [](const auto& part) { return part->lowers_ffn(); });
+  }
   double CostShare(int32_t tokens) const override {
     double share = 1.0;
     for (const auto& part : parts_) share *= part->CostShare(tokens);

@@ -158,6 +158,10 @@ class Spatten final : public Policy {
            KeptHeads(settings_.shape.kv_heads, settings_.heads.back()) == settings_.shape.kv_heads;
   }
 
+  bool chooses_rows() const override {
+    return KeptHeads(settings_.shape.kv_heads, settings_.heads.back()) < settings_.shape.kv_heads;
+  }
+
   double CostShare(int32_t tokens) const override {
     if (tokens <= 0) return 1.0;
     const PolicyShape& shape = settings_.shape;

@@ -108,6 +108,7 @@ class Head {
     // The largest weight is exp(0) = 1.
     if (1.0 / total_ < threshold) {
       record_->refetched_rows += 1;
+      record_->refetched_scores += static_cast<int64_t>(keys_.size());
       Exponentiate([&](int32_t j) { return score(full_[j]); });
     }
   }

@@ -1,0 +1,89 @@
+#include "backend/engine/ledger.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "backend/device/plan_rows.h"
+
+namespace thresher {
+namespace {
+
+using Amount = v1::PruningReport::Amount;
+using Work = v1::PruningReport::Work;
+
+void Set(Amount* amount, int64_t dense, int64_t done) {
+  amount->set_dense(dense);
+  amount->set_done(done);
+}
+
+int64_t Flags(const std::vector<uint8_t>& flags) {
+  return std::accumulate(flags.begin(), flags.end(), int64_t{0});
+}
+
+/// Rows of Q, K and V that were generated, each counted once for each head.
+int64_t GeneratedQkvRows(const PolicyShape& shape, int32_t rows, const SequencePlan* plan) {
+  if (plan == nullptr || (!plan->heads && !plan->candidates && plan->one_hot.empty())) {
+    return int64_t{rows} * (shape.heads + 2 * shape.kv_heads);
+  }
+  const GeneratedRows generated = RowsToGenerate(*plan, {.heads = shape.heads,
+                                                         .kv_heads = shape.kv_heads,
+                                                         .queries = rows,
+                                                         .keys = rows,
+                                                         .causal = shape.causal});
+  return Flags(generated.query) + Flags(generated.key) + Flags(generated.value);
+}
+
+/// Bytes of K and V that the attention read. V is always float; K is float or the planes' bits.
+int64_t BytesRead(const PolicyShape& shape, const SequencePlan* plan,
+                  const AttentionRecord& record) {
+  const int64_t dim = shape.head_dim;
+  int64_t key_bits = record.scores * 32;
+  if (plan != nullptr && plan->quantization) {
+    key_bits = record.scores * plan->quantization->msb_bits +
+               record.refetched_scores * plan->quantization->lsb_bits;
+  }
+  return (key_bits * dim + 7) / 8 + record.values * dim * 4;
+}
+
+}  // namespace
+
+Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const SequencePlan* plan,
+               const AttentionRecord& record) {
+  const int64_t n = dense_rows;
+  const int64_t pairs = shape.heads * (shape.causal ? n * (n + 1) / 2 : n * n);
+  const int64_t heads =
+      plan != nullptr && plan->heads ? static_cast<int64_t>(plan->heads->size()) : shape.heads;
+  int64_t low = 0;
+  if (plan != nullptr) low = Flags(plan->ffn_low_precision);
+  Work work;
+  Set(work.mutable_tokens(), n, rows);
+  Set(work.mutable_heads(), shape.heads, heads);
+  Set(work.mutable_values(), pairs, record.values);
+  Set(work.mutable_scores(), pairs, record.scores);
+  Set(work.mutable_qkv_rows(), n * (shape.heads + 2 * shape.kv_heads),
+      GeneratedQkvRows(shape, rows, plan));
+  Set(work.mutable_ffn_full_precision(), n, rows - low);
+  Set(work.mutable_bytes(), pairs * shape.head_dim * 8, BytesRead(shape, plan, record));
+  work.set_softmax_rows(record.rows);
+  work.set_refetched_rows(record.refetched_rows);
+  return work;
+}
+
+void AddWork(const Work& work, Work* total) {
+  const auto add = [](const Amount& from, Amount* to) {
+    to->set_dense(to->dense() + from.dense());
+    to->set_done(to->done() + from.done());
+  };
+  add(work.tokens(), total->mutable_tokens());
+  add(work.heads(), total->mutable_heads());
+  add(work.values(), total->mutable_values());
+  add(work.scores(), total->mutable_scores());
+  add(work.qkv_rows(), total->mutable_qkv_rows());
+  add(work.ffn_full_precision(), total->mutable_ffn_full_precision());
+  add(work.bytes(), total->mutable_bytes());
+  total->set_softmax_rows(total->softmax_rows() + work.softmax_rows());
+  total->set_refetched_rows(total->refetched_rows() + work.refetched_rows());
+}
+
+}  // namespace thresher

@@ -1,0 +1,220 @@
+#include "backend/engine/policy_forward.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "backend/device/shape_checks.h"
+#include "backend/engine/ledger.h"
+#include "backend/model/rows.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+/// One sequence on its way through the layers.
+class SequenceRun {
+ public:
+  SequenceRun(const PolicyShape& shape, const PolicyRequest& request, int32_t first, int32_t tokens,
+              v1::PruningReport* report)
+      : shape_(shape),
+        request_(request),
+        first_(first),
+        tokens_(tokens),
+        report_(report),
+        positions_(static_cast<size_t>(tokens)),
+        heads_(static_cast<size_t>(shape.heads)) {
+    std::iota(positions_.begin(), positions_.end(), 0);
+    std::iota(heads_.begin(), heads_.end(), 0);
+    report_->Clear();
+    report_->set_policy(request.policy != nullptr ? request.policy->text() : "dense");
+    if (request.explain) report_->mutable_token_layers()->Resize(tokens, shape.layers);
+    if (!sparse()) return;
+    const int32_t first_token[] = {0};
+    run_ = request.policy->Start(tokens, first_token);
+  }
+
+  bool sparse() const { return request_.policy != nullptr && !request_.policy->is_dense(); }
+  int32_t rows() const { return static_cast<int32_t>(positions_.size()); }
+  const Policy& policy() const { return *request_.policy; }
+
+  /// Null: dense.
+  const SequencePlan* MakePlan(int32_t layer, const LayerPrediction* prediction) {
+    if (!sparse()) return nullptr;
+    plan_ = {};
+    if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
+    plan_.wanted.distribution = request_.explain;
+    run_->BeforeProjection(layer, positions_, prediction, &plan_);
+    return &plan_;
+  }
+
+  /// Counts the layer and hears what the policy decides.
+  void Finish(int32_t layer, const AttentionRecord& record) {
+    const SequencePlan* plan = sparse() ? &plan_ : nullptr;
+    const v1::PruningReport::Work work = LayerWork(shape_, tokens_, rows(), plan, record);
+    AddWork(work, report_->mutable_total());
+    if (request_.explain) *report_->add_layers() = work;
+    kept_rows_.resize(positions_.size());
+    std::iota(kept_rows_.begin(), kept_rows_.end(), 0);
+    if (!sparse()) return;
+    entropy_ += record.entropy_sum;
+    sink_ += record.sink_sum;
+    CascadeDecision decision{.rows = std::move(kept_rows_), .heads = std::move(heads_)};
+    run_->AfterAttention(layer, positions_, record, &decision);
+    kept_rows_ = std::move(decision.rows);
+    heads_ = std::move(decision.heads);
+  }
+
+  /// What the policy decided: the rows of the layer that stay.
+  std::span<const int32_t> kept_rows() const { return kept_rows_; }
+  bool drops() const { return kept_rows_.size() < positions_.size(); }
+
+  /// Copies the rows of `hidden` that are dropped after `layer` to their places in `result`, and
+  /// forgets them.
+  void Drop(int32_t layer, ConstMatrix hidden, Matrix result) {
+    size_t next = 0;
+    std::vector<int32_t> kept;
+    for (int32_t row = 0; row < rows(); ++row) {
+      if (next < kept_rows_.size() && kept_rows_[next] == row) {
+        kept.push_back(positions_[row]);
+        ++next;
+        continue;
+      }
+      std::copy_n(hidden.row(row), hidden.cols, result.row(first_ + positions_[row]));
+      if (request_.explain) report_->set_token_layers(positions_[row], layer + 1);
+    }
+    positions_ = std::move(kept);
+  }
+
+  /// Copies the rows still present to their places.
+  void Deliver(ConstMatrix hidden, Matrix result) const {
+    for (int32_t row = 0; row < rows(); ++row) {
+      std::copy_n(hidden.row(row), hidden.cols, result.row(first_ + positions_[row]));
+    }
+  }
+
+  /// After the last layer.
+  void FinishReport() {
+    const auto softmax_rows = static_cast<double>(report_->total().softmax_rows());
+    if (!plan_.wanted.distribution || softmax_rows == 0) return;
+    report_->set_attention_entropy(entropy_ / softmax_rows);
+    report_->set_sink_share(sink_ / softmax_rows);
+  }
+
+ private:
+  const PolicyShape& shape_;
+  const PolicyRequest request_;
+  const int32_t first_;   // Its first token within the batch.
+  const int32_t tokens_;  // In layer 0.
+  v1::PruningReport* const report_;
+  std::vector<int32_t> positions_;  // Of the rows that are present.
+  std::vector<int32_t> heads_;
+  std::unique_ptr<PolicyRun> run_;
+  SequencePlan plan_;
+  std::vector<int32_t> kept_rows_;
+  double entropy_ = 0.0;
+  double sink_ = 0.0;
+};
+
+/// The whole batch.
+class BatchRun {
+ public:
+  BatchRun(const Encoder& encoder, const PolicyShape& shape, const RaggedBatch& batch,
+           std::span<const PolicyRequest> requests, PolicyWorkspace& workspace,
+           std::span<v1::PruningReport> reports)
+      : encoder_(encoder), shape_(shape), workspace_(workspace) {
+    offsets_.assign(batch.offsets.begin(), batch.offsets.end());
+    for (size_t s = 0; s < requests.size(); ++s) {
+      runs_.push_back(std::make_unique<SequenceRun>(shape_, requests[s], offsets_[s],
+                                                    offsets_[s + 1] - offsets_[s], &reports[s]));
+    }
+    plans_.resize(runs_.size());
+    records_.resize(runs_.size());
+  }
+
+  absl::Status RunLayer(int32_t layer) {
+    for (size_t s = 0; s < runs_.size(); ++s) {
+      THRESHER_ASSIGN_OR_RETURN(plans_[s], MakePlan(layer, s));
+    }
+    THRESHER_RETURN_IF_ERROR(encoder_.RunPlannedLayer(static_cast<size_t>(layer), offsets_, plans_,
+                                                      records_, workspace_.encoder));
+    bool dropped = false;
+    for (size_t s = 0; s < runs_.size(); ++s) {
+      if (plans_[s] == nullptr) {
+        records_[s] = DenseRecord({shape_.heads, shape_.kv_heads, shape_.head_dim},
+                                  runs_[s]->rows(), shape_.causal);
+      }
+      runs_[s]->Finish(layer, records_[s]);
+      dropped |= runs_[s]->drops();
+    }
+    if (dropped) Compact(layer);
+    return absl::OkStatus();
+  }
+
+  /// Every token's last hidden state.
+  ConstMatrix Finish(int64_t tokens) {
+    for (const auto& run : runs_) run->FinishReport();
+    const ConstMatrix hidden = workspace_.encoder.hidden();
+    if (hidden.rows == tokens) return hidden;  // Nothing was dropped.
+    for (size_t s = 0; s < runs_.size(); ++s) runs_[s]->Deliver(Rows(s), workspace_.result.view());
+    return workspace_.result.view();
+  }
+
+ private:
+  ConstMatrix Rows(size_t s) const {
+    return workspace_.encoder.hidden().Rows(offsets_[s], offsets_[s + 1] - offsets_[s]);
+  }
+
+  absl::StatusOr<const SequencePlan*> MakePlan(int32_t layer, size_t s) {
+    SequenceRun& run = *runs_[s];
+    if (!run.sparse() || !run.policy().prediction().wanted) return run.MakePlan(layer, nullptr);
+    THRESHER_RETURN_IF_ERROR(encoder_.PredictScores(
+        static_cast<size_t>(layer), run.policy().prediction().bits, Rows(s), workspace_.scores));
+    std::vector<ConstMatrix> scores;
+    for (const MatrixBuffer& head : workspace_.scores) scores.push_back(head.view());
+    const LayerPrediction prediction{scores};
+    return run.MakePlan(layer, &prediction);
+  }
+
+  /// Takes the dropped rows out of the hidden states: survivors move up, in order.
+  void Compact(int32_t layer) {
+    const Matrix hidden = workspace_.encoder.hidden();
+    std::vector<int32_t> offsets = {0};
+    for (size_t s = 0; s < runs_.size(); ++s) {
+      SequenceRun& run = *runs_[s];
+      const ConstMatrix rows = Rows(s);
+      if (run.drops()) run.Drop(layer, rows, workspace_.result.view());
+      GatherRows(rows, run.kept_rows(), hidden.Rows(offsets.back(), run.rows()));
+      offsets.push_back(offsets.back() + run.rows());
+    }
+    offsets_ = std::move(offsets);
+    workspace_.encoder.Shrink(offsets_.back());
+  }
+
+  const Encoder& encoder_;
+  const PolicyShape& shape_;
+  PolicyWorkspace& workspace_;
+  std::vector<int32_t> offsets_;
+  std::vector<std::unique_ptr<SequenceRun>> runs_;
+  std::vector<const SequencePlan*> plans_;
+  std::vector<AttentionRecord> records_;
+};
+
+}  // namespace
+
+absl::Status ForwardUnderPolicies(const Encoder& encoder, const PolicyShape& shape,
+                                  const RaggedBatch& batch, std::span<const PolicyRequest> requests,
+                                  PolicyWorkspace& workspace, ConstMatrix* hidden,
+                                  std::span<v1::PruningReport> reports) {
+  THRESHER_RETURN_IF_ERROR(encoder.Embed(batch, workspace.encoder));
+  workspace.result.Resize(batch.tokens(), workspace.encoder.hidden().cols);
+  BatchRun run(encoder, shape, batch, requests, workspace, reports);
+  for (int32_t layer = 0; layer < shape.layers; ++layer) {
+    THRESHER_RETURN_IF_ERROR(run.RunLayer(layer));
+  }
+  *hidden = run.Finish(batch.tokens());
+  return absl::OkStatus();
+}
+
+}  // namespace thresher
