@@ -410,6 +410,19 @@ TEST_F(SchedulerTest, IdlenessEarnsNoCredit) {
                                 ElementsAre(53), ElementsAre(3)));
 }
 
+TEST_F(SchedulerTest, AnEngineMayBeHeldByANonOwningPointer) {
+  options_.max_batch_cost = 10;
+  FakeEngine local(&log_);
+  StartPlugged(10);
+  for (int tag = 1; tag <= 3; ++tag) {
+    Job job = Make(tag, 10);
+    job.engine = std::shared_ptr<Engine>(std::shared_ptr<void>(), &local);
+    ASSERT_TRUE(Submit(std::move(job)).ok());
+    ASSERT_TRUE(Submit(answers_.MakeJob(NewEngine(), 50 + tag, 10)).ok());  // A new lane each.
+  }
+  EXPECT_EQ(Finish().size(), 6u);
+}
+
 // ---- Failure ----
 
 TEST_F(SchedulerTest, OneBadSequenceDoesNotFailItsNeighbours) {
