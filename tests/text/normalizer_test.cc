@@ -36,7 +36,7 @@ TEST(BertNormalizerTest, SpacingMarksAreNoAccents) {
 TEST(BertNormalizerTest, RemovesControlsAndMakesWhiteSpacePlain) {
   EXPECT_EQ(Bert(std::string_view("a\0b\x07"
                                   "c\ufffd\u200dd",
-                                  11)),
+                                  12)),
             "abcd");
   EXPECT_EQ(Bert("a\tb\nc\rd\u3000e\u00a0f"), "a b c d e f");
   EXPECT_EQ(Bert("a\tb\x07", {.clean_text = false}), "a\tb\x07");
