@@ -2,6 +2,7 @@
 // under ONEDNN_MAX_CPU_ISA (CMakeLists.txt): the caps must hold for all kernels.
 #include "backend/device/cpu/isa.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -9,6 +10,7 @@
 
 #include "backend/device/cpu/kernels.h"
 #include "backend/device/device.h"
+#include "backend/tensor/status.h"
 
 namespace thresher {
 namespace {
@@ -23,7 +25,8 @@ int RankOf(const std::string& isa) {
 }
 
 TEST(Isa, IsOneOfTheKnownAndOnlyAmxHasAmx) {
-  const Isa& isa = DetectedIsa();
+  ASSERT_TRUE(DetectedIsa().ok()) << DetectedIsa().status();
+  const Isa& isa = *DetectedIsa();
   EXPECT_GE(RankOf(isa.name), 0) << isa.name;
   EXPECT_EQ(isa.amx, isa.name == "avx512+amx");
 }
@@ -31,13 +34,13 @@ TEST(Isa, IsOneOfTheKnownAndOnlyAmxHasAmx) {
 TEST(Isa, TheDeviceComputesInBFloat16ByDefaultOnlyWithAmx) {
   const auto device = CreateDevice("cpu", {.threads = 1});
   ASSERT_TRUE(device.ok()) << device.status();
-  EXPECT_EQ((*device)->description().isa, DetectedIsa().name);
+  EXPECT_EQ((*device)->description().isa, DetectedIsa()->name);
   EXPECT_EQ((*device)->description().default_precision,
-            DetectedIsa().amx ? Precision::kBF16 : Precision::kF32);
+            DetectedIsa()->amx ? Precision::kBF16 : Precision::kF32);
 }
 
 TEST(Isa, OwnKernelsStayWithinIt) {
-  const std::string name = DetectedIsa().name;
+  const std::string name = DetectedIsa()->name;
   const std::string target = KernelTarget();
   if (RankOf(name) < RankOf("avx512")) {
     EXPECT_EQ(target.find("AVX3"), std::string::npos);
@@ -50,7 +53,15 @@ TEST(Isa, OwnKernelsStayWithinIt) {
 TEST(Isa, TheCapHolds) {
   const char* cap = std::getenv("THRESHER_MAX_ISA");
   if (cap == nullptr) GTEST_SKIP() << "THRESHER_MAX_ISA is not set";
-  EXPECT_LE(RankOf(DetectedIsa().name), RankOf(cap));
+  EXPECT_LE(RankOf(DetectedIsa()->name), RankOf(cap));
+}
+
+TEST(UnknownIsa, IsRefusedByName) {
+  const char* cap = std::getenv("THRESHER_MAX_ISA");
+  if (cap == nullptr || std::string(cap) != "mmx") GTEST_SKIP() << "THRESHER_MAX_ISA is not mmx";
+  const auto device = CreateDevice("cpu", {.threads = 1});
+  EXPECT_EQ(device.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(device.status()), ::testing::HasSubstr("THRESHER_MAX_ISA is 'mmx'"));
 }
 
 }  // namespace

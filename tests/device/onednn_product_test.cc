@@ -77,7 +77,7 @@ TEST(OneDnnProduct, SaysItsVersion) {
 }
 
 TEST(OneDnnProduct, OnAmxEveryPrecisionHasAKernelForTransformerShapes) {
-  if (!DetectedIsa().amx) GTEST_SKIP() << "no AMX: " << DetectedIsa().name;
+  if (!DetectedIsa()->amx) GTEST_SKIP() << "no AMX: " << DetectedIsa()->name;
   OneDnn onednn;
   for (const Precision precision : kPrecisions) {
     for (const int64_t k : {192, 768, 3072}) {
@@ -181,7 +181,7 @@ TEST(OneDnnProduct, Int8AgreesWithOwnKernelsBitForBit) {
   ASSERT_TRUE(packed.ok()) << packed.status();
   const auto own = PackHighwayProduct(rows, own_scales);
   if (*packed == nullptr)
-    GTEST_SKIP() << "no exact int8 kernel in oneDNN for " << DetectedIsa().name;
+    GTEST_SKIP() << "no exact int8 kernel in oneDNN for " << DetectedIsa()->name;
   EXPECT_EQ(scales, own_scales);
   std::vector<std::byte> bytes(50 * 256), shorts(50 * 256 * 2);
   for (size_t i = 0; i < bytes.size(); ++i) {
