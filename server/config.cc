@@ -177,6 +177,8 @@ absl::StatusOr<Address> ParseAddress(std::string_view text) {
   const auto error = [text](std::string_view what) {
     return InvalidArgument("'{}': {}; expected HOST:PORT, such as 127.0.0.1:8001", text, what);
   };
+  // Commas and spaces would be lists to the libraries that bind.
+  if (text.find_first_of(", \t\r\n/") != std::string_view::npos) return error("bad host");
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) return error("no port");
   std::string_view host = text.substr(0, colon);
@@ -188,8 +190,7 @@ absl::StatusOr<Address> ParseAddress(std::string_view text) {
   } else if (host.find(':') != std::string_view::npos) {
     return error("an IPv6 address must be in brackets");
   }
-  // Commas and spaces would be lists to the libraries that bind.
-  if (host.find_first_of(", \t\r\n[]/") != std::string_view::npos) return error("bad host");
+  if (host.find_first_of("[]") != std::string_view::npos) return error("bad host");
 
   Address address{std::string(host), 0};
   const auto [end, code] = std::from_chars(port.data(), port.data() + port.size(), address.port);

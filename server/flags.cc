@@ -36,22 +36,22 @@ constexpr std::array kSettings = {
             "Serve each subdirectory of DIR as a model of that name"},
     Setting{"device", "Models", "NAME", "Where models run: cpu, reference or sim:PRESET[@DEVICE]"},
     Setting{"precision", "Models", "f32|bf16|int8",
-            "Of matrix products; default bf16 where the processor has AMX, else f32"},
+            "Of matrix products [bf16 where the processor has AMX, else f32]"},
     Setting{"listen", "Addresses", "HOST:PORT", "gRPC; port 0 picks a free one"},
     Setting{"http", "Addresses", "HOST:PORT", "Metrics and health; port 0 picks a free one"},
     Setting{"threads", "Batching", "N",
-            "Compute threads; 0: as many as the cgroup quota and the CPU affinity give"},
+            "Compute threads; 0: from the cgroup quota and the CPU affinity"},
     Setting{"max_batch_tokens", "Batching", "N", "Budget of one batch, in dense tokens"},
     Setting{"max_batch_sequences", "Batching", "N", "Sequences in one batch"},
     Setting{"max_batch_delay", "Batching", "TIME",
             "How long a batch may wait to fill; 0s: run what is there"},
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
-    Setting{"max_inputs", "Limits", "N", "Inputs in one call; default 256, or max-queue if less"},
+    Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
     Setting{"lame_duck", "Shutdown", "TIME",
-            "On SIGTERM, serve new work this long after readiness has gone down"},
+            "How long to serve new work after readiness has gone down"},
     Setting{"drain_timeout", "Shutdown", "TIME",
-            "Then refuse new work and let accepted work finish this long"},
+            "How long accepted work may take to finish after that"},
     Setting{"log_level", "Logging", "LEVEL", "trace, debug, info, warn or error"},
     Setting{"log_format", "Logging", "text|json", "One record a line, on stderr"},
 };
@@ -135,9 +135,11 @@ std::string DefaultText(const FieldDescriptor& field) {
       return fmt::format("{}", reflection->GetInt32(defaults, &field));
     case FieldDescriptor::CPPTYPE_STRING:
       return reflection->GetString(defaults, &field);
-    default:
-      return absl::FormatDuration(ToDuration(static_cast<const google::protobuf::Duration&>(
-          reflection->GetMessage(defaults, &field))));
+    default: {
+      const absl::Duration duration = ToDuration(
+          static_cast<const google::protobuf::Duration&>(reflection->GetMessage(defaults, &field)));
+      return duration == absl::ZeroDuration() ? "0s" : absl::FormatDuration(duration);
+    }
   }
 }
 
@@ -168,7 +170,7 @@ std::unique_ptr<CLI::App> MakeApp(Flags* flags) {
   app->set_help_flag("-h,--help", "Print this and exit");
   app->add_flag("--version", flags->version, "Print version, build and libraries, and exit");
   app->add_option("--config", flags->config,
-                  "Read settings and models from FILE (Protobuf text of thresher.v1.ServerConfig)")
+                  "Read settings and models from FILE (text of v1.ServerConfig)")
       ->type_name("FILE");
   app->add_option("--model", flags->models,
                   "Serve the checkpoint in DIR under NAME; may be repeated")
@@ -177,12 +179,14 @@ std::unique_ptr<CLI::App> MakeApp(Flags* flags) {
       ->allow_extra_args(false);
   for (size_t i = 0; i < kSettings.size(); ++i) {
     const Setting& setting = kSettings[i];
-    app->add_option(FlagName(setting.field), flags->values[i], setting.help)
+    const std::string initial = DefaultText(Field(setting.field));
+    const std::string help =
+        initial.empty() ? setting.help : fmt::format("{} [{}]", setting.help, initial);
+    app->add_option(FlagName(setting.field), flags->values[i], help)
         ->type_name(setting.value)
-        ->group(setting.group)
-        ->default_str(DefaultText(Field(setting.field)));
+        ->group(setting.group);
   }
-  app->get_formatter()->column_width(42);
+  app->get_formatter()->column_width(33);
   return app;
 }
 

@@ -1,7 +1,10 @@
 #include "server/http_server.h"
 
 #include <civetweb.h>
+#include <netdb.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -28,9 +32,21 @@ class Library {
   Library& operator=(const Library&) = delete;
 };
 
-struct StopServer {
-  void operator()(mg_context* context) const { mg_stop(context); }
-};
+/// Connects and hangs up.
+void Knock(const Address& address) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string port = std::to_string(address.port);
+  if (getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found) != 0) return;
+  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    const int file = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (file < 0) continue;
+    connect(file, at->ai_addr, at->ai_addrlen);
+    close(file);
+  }
+  freeaddrinfo(found);
+}
 
 bool Matches(const std::string& pattern, std::string_view path) {
   if (!pattern.ends_with('*')) return path == pattern;
@@ -63,6 +79,29 @@ class HttpServer::Impl {
   Impl(const HttpServerOptions& options, std::vector<HttpRoute> routes, Address address)
       : options_(options), routes_(std::move(routes)), address_(std::move(address)) {}
 
+  /// CivetWeb's accepting thread looks for a stop every two seconds only, or when somebody comes:
+  /// so somebody does.
+  ~Impl() {
+    if (context_ == nullptr) return;
+    Mutex mutex;
+    CondVar changed;
+    bool stopped = false;
+    std::thread knocker([&] {
+      MutexLock lock(&mutex);
+      while (!stopped) {
+        Knock(address_);
+        changed.WaitWithTimeout(&mutex, absl::Milliseconds(10));
+      }
+    });
+    mg_stop(context_);
+    {
+      MutexLock lock(&mutex);
+      stopped = true;
+      changed.SignalAll();
+    }
+    knocker.join();
+  }
+
   const Address& address() const { return address_; }
 
  private:
@@ -94,7 +133,7 @@ class HttpServer::Impl {
     unsigned code = 0;
     mg_error_data error = {&code, text.data(), text.size()};
     mg_init_data init = {&callbacks, this, settings.data()};
-    context_.reset(mg_start2(&init, &error));
+    context_ = mg_start2(&init, &error);
     if (context_ == nullptr) {
       return Unavailable("can't listen on {}: {}", listen, StartError(text.data()));
     }
@@ -103,7 +142,7 @@ class HttpServer::Impl {
       starting_ = false;
     }
     mg_server_port port = {};
-    if (mg_get_server_ports(context_.get(), 1, &port) < 1) {
+    if (mg_get_server_ports(context_, 1, &port) < 1) {
       return Internal("can't tell the port of {}", listen);
     }
     address_.port = port.port;
@@ -144,6 +183,8 @@ class HttpServer::Impl {
     const bool head = method == "HEAD";
     std::set<std::string> allowed;
     const HttpResponse response = Self(connection).Respond(connection, info, &allowed);
+    // Or it would read what is left of the body, for as long as the client cares to send.
+    mg_disable_keep_alive(connection);
     Write(connection, response, allowed, !head);
     return response.status;
   }
@@ -194,9 +235,10 @@ class HttpServer::Impl {
                        fmt::format("the body may have at most {} bytes", options_.max_body_bytes));
     };
     if (info.content_length > static_cast<long long>(options_.max_body_bytes)) return too_large();
-    // CivetWeb's timeout is for each read; the deadline is for all of them.
+    // CivetWeb waits until the buffer is full, and its timeout starts anew with each byte: the
+    // deadline is for all of them, and a small buffer lets it be seen in time.
     const absl::Time deadline = absl::Now() + options_.timeout;
-    std::array<char, 16384> buffer;
+    std::array<char, 64> buffer;
     for (;;) {
       const int count = mg_read(connection, buffer.data(), buffer.size());
       if (count < 0 || absl::Now() > deadline) {
@@ -231,8 +273,8 @@ class HttpServer::Impl {
   Address address_;
   Mutex mutex_;  // Guards the next two.
   bool starting_ = true;
-  std::string start_log_;                            // What was logged first while it started.
-  std::unique_ptr<mg_context, StopServer> context_;  // Last: stops before the rest goes.
+  std::string start_log_;          // What was logged first while it started.
+  mg_context* context_ = nullptr;  // Null unless it runs.
 };
 
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -62,18 +62,19 @@ void Lifecycle::OnSignal(int signal) {
   bool end_now = false;
   {
     MutexLock lock(&mutex_);
+    const std::string_view doing = stop_ ? "stopping" : Name(phase_);
     const bool serving = phase_ == Phase::kServing && !stop_;
     if (signal == SIGHUP) {
       if (serving) {
         reload_ = true;
       } else {
-        spdlog::warn("{} ignored: there is nothing to reload while {}", name, Name(phase_));
+        spdlog::warn("{} ignored: there is nothing to reload while {}", name, doing);
       }
     } else if (serving) {
       stop_ = true;
     } else {
       end_now = true;
-      spdlog::warn("{} while {}: ending now", name, stop_ ? "stopping" : Name(phase_));
+      spdlog::warn("{} while {}: ending now", name, doing);
     }
     changed_.SignalAll();
   }

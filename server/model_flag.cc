@@ -130,10 +130,10 @@ std::vector<std::string> SplitModelList(std::string_view text) {
     std::string_view word = text.substr(0, space);
     text.remove_prefix(space == std::string_view::npos ? text.size() : space + 1);
     while (!word.empty()) {
-      // The first ';' that separates, if any.
+      // The first ';' that separates, if any: not one amid the values of an option.
       size_t end = word.find(';');
-      while (end != std::string_view::npos && end + 1 < word.size() &&
-             !BeginsModel(word.substr(end + 1))) {
+      while (end != std::string_view::npos && end > 0 && end + 1 < word.size() &&
+             word[end + 1] != ';' && !BeginsModel(word.substr(end + 1))) {
         end = word.find(';', end + 1);
       }
       if (end != 0) models.emplace_back(word.substr(0, end));

@@ -59,8 +59,10 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
 
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options) {
-  if (options.threads < 1) {
-    return InvalidArgument("device '{}': {} threads, expected at least 1", name, options.threads);
+  constexpr int kMostThreads = 4096;
+  if (options.threads < 1 || options.threads > kMostThreads) {
+    return InvalidArgument("device '{}': {} threads, expected 1 to {}", name, options.threads,
+                           kMostThreads);
   }
   if (name == "cpu") return CreateCpuDevice(options.threads);
   if (name == "reference") return CreateReferenceDevice();

@@ -18,7 +18,7 @@ struct AttentionExtent {
   int32_t keys = 0;
   bool causal = false;  // A query sees the keys up to its own position.
 
-  /// Keys before the query: [0, visible(query)).
+  /// Keys that the query sees: [0, visible(query)).
   int32_t visible(int32_t query) const { return causal ? keys - queries + query + 1 : keys; }
 };
 

@@ -132,13 +132,13 @@ class Scheduler::Impl {
   bool accepting_ = true;
   bool stopping_ = false;
   uint64_t arrivals_ = 0;
-  int64_t outstanding_ = 0;   // Accepted jobs whose `done` has not returned.
-  int64_t virtual_time_ = 0;  // The `served` with which the latest batch was begun.
+  int64_t outstanding_ = 0;       // Accepted jobs whose `done` has not returned.
+  int64_t virtual_time_ = 0;      // The `served` with which the latest batch was begun.
+  Lane* running_lane_ = nullptr;  // Of the latest batch.
   // The run in progress, if running_ > 0.
   int32_t running_ = 0;
   int64_t running_cost_ = 0;
   absl::Time running_since_;
-  Lane* running_lane_ = nullptr;
 
   std::thread executor_;  // Last: it uses all of the above.
 };
@@ -159,11 +159,16 @@ Scheduler::Impl::~Impl() {
 // ---- Admission ----
 
 Scheduler::Impl::Lane& Scheduler::Impl::LaneOf(const std::shared_ptr<Engine>& engine) {
+  // A lane is of no more use when its engine is gone, and must not pass to another at the same
+  // address. Jobs keep their engine alive; but a caller's pointer need not own it, so that is not
+  // relied on.
+  const auto gone = [this](const auto& entry) {
+    const Lane& lane = entry.second;
+    return lane.engine.expired() && lane.queue.empty() && &lane != running_lane_;
+  };
   const auto found = lanes_.find(engine.get());
-  if (found != lanes_.end() && !found->second.engine.expired()) return found->second;
-  // A new engine, perhaps at the address of an old one. Forget those that are gone; they have
-  // neither waiting nor running jobs, which would keep them alive.
-  std::erase_if(lanes_, [](const auto& entry) { return entry.second.engine.expired(); });
+  if (found != lanes_.end() && !gone(*found)) return found->second;
+  std::erase_if(lanes_, gone);
   Lane& lane = lanes_[engine.get()];
   lane.engine = engine;
   return lane;
@@ -310,6 +315,7 @@ Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
   if (!batch.empty()) {
     virtual_time_ = lane.served;
     lane.served += cost;
+    running_lane_ = &lane;
     SetRunning(batch, now);
   }
   return batch;
@@ -320,7 +326,6 @@ void Scheduler::Impl::SetRunning(std::span<const QueuedJob> jobs, absl::Time now
   running_cost_ = 0;
   for (const QueuedJob& job : jobs) running_cost_ += job.cost;
   running_since_ = now;
-  running_lane_ = &LaneOf(jobs.front().job.engine);
 }
 
 // ---- Execution ----

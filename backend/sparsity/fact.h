@@ -16,8 +16,8 @@
 //   others). Only the other direction can work: a lead of g puts at least 1 / (1 + (n-1) e^-g) on
 //   one of n keys, so its V is nearly the output; a small lead says that several keys share the
 //   row.
-// - Denominator of the threshold. Here it is the row's predicted softmax, over the keys before the
-//   query, as in Sanger (MICRO 2021), whose published thresholds are probabilities.
+// - Denominator of the threshold. Here it is the row's predicted softmax, over the keys that it
+//   sees, as in Sanger (MICRO 2021), whose published thresholds are probabilities.
 #ifndef THRESHER_BACKEND_SPARSITY_FACT_H_
 #define THRESHER_BACKEND_SPARSITY_FACT_H_
 

@@ -58,7 +58,7 @@ constexpr PolicyKey kSpattenKeys[] = {
     {.name = "values",
      .above_min = true,
      .fallback = "1",
-     .measure = "share of the keys before the query; ceil(keys x share)",
+     .measure = "share of the keys that the query sees; ceil(keys x share)",
      .source = "SpAtten III-C",
      .help = "Local value pruning: each query and head reads the V rows of its largest "
              "probabilities only."},
@@ -116,14 +116,14 @@ constexpr PolicyKey kFactKeys[] = {
     {.name = "topk",
      .above_min = true,
      .fallback = "1",
-     .measure = "share of the keys before the query; ceil(keys x share)",
+     .measure = "share of the keys that the query sees; ceil(keys x share)",
      .source = "FACT, eager prediction",
      .help = "Each query and head attends only to the keys with the largest predicted scores."},
     {.name = "threshold",
 
      .fallback = "0",
-     .measure = "predicted probability: softmax of the predicted scores over the keys before the "
-                "query",
+     .measure = "predicted probability: softmax of the predicted scores over the keys that the "
+                "query sees",
      .source = "FACT, eager prediction",
      .help =
          "Of these, keys with less than this are left out too; the best one always stays. K and "
@@ -142,8 +142,8 @@ constexpr PolicyKey kFactKeys[] = {
      .measure = "-",
      .source = "FACT, Q skipping",
      .help = "`gap`: where the best predicted score leads the second by `gap` or more, the softmax "
-             "is taken as one-hot, Q is not generated and the output is that key's V. `small-gap`: "
-             "the other way round, as one reading of the paper has it; it loses accuracy."},
+             "is taken as one-hot: Q is not generated and the output is that key's V. `small-gap`: "
+             "the other way round, as one reading of the paper has it; to compare, not to serve."},
     {.name = "gap",
      .max = 100,
      .fallback = "5",

@@ -297,7 +297,7 @@ std::string PolicyHelpText() {
       const std::string fallback =
           key.fallback.empty() ? "" : fmt::format("; default {}", key.fallback);
       out += fmt::format("  {:<11}{}\n", key.name, key.Range() + fallback);
-      const std::string measure = key.measure == "-" ? "" : fmt::format(" Of: {}.", key.measure);
+      const std::string measure = key.measure == "-" ? "" : fmt::format(" Unit: {}.", key.measure);
       out += fmt::format("             {}\n",
                          Wrap(fmt::format("{}{} [{}]", key.help, measure, key.source), 13, 100));
     }

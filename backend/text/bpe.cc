@@ -50,7 +50,8 @@ absl::StatusOr<Bpe> Bpe::Create(const Vocabulary& vocabulary,
   }
   model.merges_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
+    const std::string& left = merges[rank].first;
+    const std::string& right = merges[rank].second;
     const auto find = [&](const std::string& token) -> absl::StatusOr<int32_t> {
       const int32_t id = vocabulary.Find(token);
       if (id >= 0) return id;
@@ -106,7 +107,8 @@ void Bpe::Begin(std::string_view text, Span word, Workspace& workspace) const {
 }
 
 void Bpe::MergeAll(Workspace& workspace) const {
-  auto& [symbols, heap] = workspace;
+  std::vector<Symbol>& symbols = workspace.symbols;
+  std::vector<Candidate>& heap = workspace.heap;
   heap.clear();
   const auto consider = [&](int32_t position) {
     const Symbol& symbol = symbols[position];

@@ -90,10 +90,23 @@ class TextEncoder {
     }
     TokenizeWords(bytes, matches);
     const int32_t shift = word.begin - (prefix ? 1 : 0);
-    for (const auto& [id, span] : pieces_) {
-      // The space that was put in has the source of the character after it.
-      Emit(id, text.Source({std::max(span.begin + shift, word.begin),
-                            std::max(span.end + shift, word.begin + 1)}));
+    for (auto [id, span] : pieces_) {
+      const Span whole = span;
+      if (pipeline_.post_processor.trim_offsets) {
+        while (span.begin < span.end && bytes[span.begin] == ' ') ++span.begin;
+        while (span.begin < span.end && bytes[span.end - 1] == ' ') --span.end;
+      }
+      const auto source = [&](Span part) {
+        // The space that was put in has the source of the character after it.
+        return text.Source(
+            {std::max(part.begin + shift, word.begin), std::max(part.end + shift, word.begin + 1)});
+      };
+      if (span.begin < span.end) {
+        Emit(id, source(span));
+      } else {
+        const int32_t end = source(whole).end;
+        Emit(id, {end, end});
+      }
     }
   }
 
@@ -104,10 +117,6 @@ class TextEncoder {
   }
 
   void Emit(int32_t id, Span source) {
-    if (pipeline_.post_processor.trim_offsets) {
-      while (source.begin < source.end && original_[source.begin] == ' ') ++source.begin;
-      while (source.begin < source.end && original_[source.end - 1] == ' ') --source.end;
-    }
     tokens_.push_back({.id = id, .begin = source.begin, .end = source.end});
   }
 
@@ -123,7 +132,7 @@ class TextEncoder {
         source.end = static_cast<int32_t>(i);
       }
     }
-    tokens_.push_back({.id = token.id, .begin = source.begin, .end = source.end});
+    Emit(token.id, source);
   }
 
   const Pipeline& pipeline_;
@@ -188,10 +197,11 @@ class PipelineTokenizer final : public Tokenizer {
       return InvalidArgument("a limit of {} tokens has no room for the {} special tokens",
                              options.max_tokens, special);
     }
-    // What is cut away in the end need not be tokenized: past room + 1 tokens, how many more a text
-    // has makes no difference to where it is cut.
-    const size_t enough = limited && options.truncate ? static_cast<size_t>(room) + 1
-                                                      : std::numeric_limits<size_t>::max();
+    // What is cut away from a single text need not be tokenized. Of a pair both lengths must be
+    // known: they decide which one is cut more.
+    const size_t enough = limited && options.truncate && !is_pair
+                              ? static_cast<size_t>(room) + 1
+                              : std::numeric_limits<size_t>::max();
     std::vector<EncodedToken> a = TextEncoder(pipeline_, first, enough).Encode();
     std::vector<EncodedToken> b = TextEncoder(pipeline_, second, enough).Encode();
     Encoding encoding;

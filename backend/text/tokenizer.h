@@ -48,7 +48,9 @@ class Tokenizer {
   /// is broken or of a kind that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
 
-  /// INVALID_ARGUMENT: text that is not UTF-8 (says at which byte), or too long without `truncate`.
+  /// INVALID_ARGUMENT: text that is not UTF-8 (says at which byte), too long without `truncate`
+  /// (says how many tokens it has), or a limit below the number of special tokens. Empty text is
+  /// fine.
   virtual absl::StatusOr<Encoding> Encode(std::string_view text,
                                           const EncodeOptions& options) const = 0;
   virtual absl::StatusOr<Encoding> EncodePair(std::string_view first, std::string_view second,
@@ -66,7 +68,8 @@ class Tokenizer {
   virtual bool IsSpecial(int32_t id) const = 0;
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;
-  /// What tokenizer_config.json calls model_max_length, or tokenizer.json's truncation; 0 if none.
+  /// What tokenizer_config.json calls model_max_length, or else the length of tokenizer.json's
+  /// truncation; 0 if none. Nothing is cut unless EncodeOptions says so.
   virtual int32_t model_max_length() const = 0;
 };
 

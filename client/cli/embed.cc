@@ -48,8 +48,9 @@ Command DefineEmbed(CLI::App& root) {
           {"cls", v1::EmbedRequest::POOLING_CLS},
           {"mean", v1::EmbedRequest::POOLING_MEAN}}))
       ->option_text("cls|mean");
-  app->add_flag("--normalize,!--no-normalize", flags->normalize,
-                "Vectors of length one, or not; default: what the model's files say");
+  app->add_flag_function(
+      "--normalize,!--no-normalize", [flags](int64_t count) { flags->normalize = count > 0; },
+      "Vectors of length one, or not (default: what the model's files say)");
   app->footer(
       "Examples:\n"
       "  thresher embed 'a sentence' 'another one'\n"

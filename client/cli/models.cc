@@ -1,6 +1,7 @@
 // `thresher models`: what the server has, and what each model takes and gives.
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
 
 #include "client/cli/command.h"
@@ -69,8 +70,10 @@ int Run(const ServerFlags& flags, std::stop_token stop) {
     std::vector<std::vector<std::string>> facts;
     if (metadata.inputs_size() > 0) facts.push_back({"  takes", ToText(metadata.inputs())});
     if (metadata.outputs_size() > 0) facts.push_back({"  gives", ToText(metadata.outputs())});
-    for (const auto& [key, value] : ToJson(metadata)["properties"].items()) {
-      facts.push_back({"  " + Printable(key), Printable(value.get<std::string>())});
+    const std::map<std::string, std::string> properties(metadata.properties().begin(),
+                                                        metadata.properties().end());
+    for (const auto& [key, value] : properties) {
+      facts.push_back({"  " + Printable(key), Printable(value)});
     }
     details += Table(facts);
   }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "inference/open_inference_grpc.grpc.pb.h"
 #include "thresher/v1/thresher.grpc.pb.h"

@@ -69,9 +69,11 @@ TEST(DeviceNames, UnknownDeviceIsNotFoundAndTheKnownAreNamed) {
   EXPECT_THAT(Message(device.status()), HasSubstr("cpu or reference"));
 }
 
-TEST(DeviceNames, NoThreadsIsAnError) {
-  EXPECT_EQ(CreateDevice("cpu", {.threads = 0}).status().code(),
-            absl::StatusCode::kInvalidArgument);
+TEST(DeviceNames, NoThreadsAndAbsurdlyManyAreErrors) {
+  for (const int threads : {-1, 0, 1'000'000}) {
+    EXPECT_EQ(CreateDevice("cpu", {.threads = threads}).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 // ---- Each device alone ----

@@ -66,11 +66,10 @@ Process::Process(const std::vector<std::string>& argv, const Options& options) {
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   std::vector<std::string> arguments = argv;
-  std::vector<std::string> environment;
+  std::vector<std::string> environment = options.environment;  // The first of a name counts.
   for (char** variable = environ; *variable != nullptr; ++variable) {
     if (std::strncmp(*variable, "THRESHER_", 9) != 0) environment.emplace_back(*variable);
   }
-  environment.insert(environment.end(), options.environment.begin(), options.environment.end());
   errno = posix_spawnp(&pid_, argv.at(0).c_str(), &actions, &attributes, Pointers(arguments).data(),
                        Pointers(environment).data());
   posix_spawn_file_actions_destroy(&actions);

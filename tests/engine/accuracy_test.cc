@@ -54,6 +54,7 @@ int CountRight(Engine& engine, const std::vector<Labelled>& examples) {
 class Sst2 : public ::testing::TestWithParam<Precision> {};
 
 TEST_P(Sst2, AccuracyIsAsTrained) {
+  if (testing::kSanitized) GTEST_SKIP() << "skipped: too slow under a sanitizer";
   const auto data = testing::SharedPath("data/sst2_dev.tsv");
   THRESHER_REQUIRE_SHARED(data);
   const auto model = LoadModel((testing::SourceDir() / "models/sst2-mini").string(),

@@ -15,6 +15,13 @@
 
 namespace thresher::testing {
 
+/// Sanitizers make arithmetic tens of times slower: tests that compute much then compute less.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 inline std::shared_ptr<Device> MakeDevice(const std::string& name, int threads = 1) {
   auto device = CreateDevice(name, {.threads = threads});
   if (!device.ok()) throw std::runtime_error(Message(device.status()));

@@ -29,9 +29,7 @@ size_t ResidentBytes() {
 class Memory : public ::testing::TestWithParam<std::tuple<DType, Precision>> {};
 
 TEST_P(Memory, StaysNearThePackedWeights) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "skipped: sanitizers keep memory of their own";
-#endif
+  if (testing::kSanitized) GTEST_SKIP() << "skipped: sanitizers keep memory of their own";
   const auto [stored, precision] = GetParam();
   const testing::TempDir temp;
   ASSERT_TRUE(testing::WriteRandomCheckpoint(temp.path(), {.dtype = stored}).ok());

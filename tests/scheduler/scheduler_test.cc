@@ -1,5 +1,4 @@
-// Each test holds the engine's first run (the plug) while it fills the queue, so that what is
-// queued when the next batch is formed does not depend on the threads' speed.
+// Batches, turns, failures and the scheduler's life.
 #include "backend/scheduler/scheduler.h"
 
 #include <gmock/gmock.h>
@@ -8,97 +7,18 @@
 #include <stdexcept>
 #include <thread>
 
-#include "tests/scheduler/fake_engine.h"
-#include "tests/testing/fake_clock.h"
+#include "tests/scheduler/scheduler_fixture.h"
 
 namespace thresher {
 namespace {
 
-using testing::Answers;
 using ::testing::ElementsAre;
-using testing::FakeClock;
 using testing::FakeEngine;
 using ::testing::HasSubstr;
+using testing::kPlug;
 using testing::RunLog;
+using testing::SchedulerTest;
 using Code = absl::StatusCode;
-
-constexpr int32_t kPlug = 1000;
-
-class SchedulerTest : public ::testing::Test {
- protected:
-  ~SchedulerTest() override { engine_->Open(); }
-
-  std::shared_ptr<FakeEngine> NewEngine(FakeEngine::OnRun on_run = nullptr) {
-    return std::make_shared<FakeEngine>(&log_, std::move(on_run));
-  }
-  void Start() {
-    options_.clock = &clock_;
-    scheduler_ = std::make_unique<Scheduler>(options_, observer_);
-  }
-  /// Starts, and occupies the executor until engine_->Open().
-  void StartPlugged(int cost = 1) {
-    Start();
-    engine_->Close();
-    ASSERT_TRUE(Submit(Make(kPlug, cost)).ok());
-    log_.Await(1);
-  }
-  Job Make(int32_t tag, int cost) { return answers_.MakeJob(engine_, tag, cost); }
-  Job Make(int32_t tag, int cost, absl::Duration timeout, int32_t priority = 0) {
-    Job job = Make(tag, cost);
-    job.deadline = clock_.Now() + timeout;
-    job.priority = priority;
-    return job;
-  }
-  absl::Status Submit(Job job) {
-    std::vector<Job> jobs;
-    jobs.push_back(std::move(job));
-    return scheduler_->Submit(std::move(jobs));
-  }
-  /// Opens the engine, waits until all is done, and returns the runs after the plug's.
-  std::vector<RunLog::Tags> Finish() {
-    engine_->Open();
-    EXPECT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
-    std::vector<RunLog::Tags> runs = log_.runs();
-    if (!runs.empty() && runs.front() == RunLog::Tags{kPlug}) runs.erase(runs.begin());
-    return runs;
-  }
-  /// An engine that takes 1 ms for each unit of cost, which the scheduler has learned.
-  void StartTaught() {
-    engine_ = NewEngine([this](const RunLog::Tags&, int64_t cost) {
-      clock_.Advance(cost * absl::Milliseconds(1));
-      return absl::OkStatus();
-    });
-    Start();
-    for (int i = 1; i <= 10; ++i) {
-      ASSERT_TRUE(Submit(Make(-i, 10 * i)).ok());
-      ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
-    }
-    taught_runs_ = log_.runs().size();
-  }
-  /// As StartTaught, and a batch of cost 20 has just begun.
-  void StartTaughtAndPlugged() {
-    StartTaught();
-    engine_->Close();
-    ASSERT_TRUE(Submit(Make(kPlug, 20)).ok());
-    log_.Await(taught_runs_ + 1);
-  }
-  std::vector<RunLog::Tags> FinishTaught() {
-    engine_->Open();
-    EXPECT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
-    std::vector<RunLog::Tags> runs = log_.runs();
-    runs.erase(runs.begin(), runs.begin() + static_cast<std::ptrdiff_t>(taught_runs_ + 1));
-    return runs;
-  }
-
-  FakeClock clock_;
-  RunLog log_;
-  Answers answers_;
-  std::shared_ptr<FakeEngine> engine_ = NewEngine();
-  SchedulerOptions options_;
-  SchedulerObserver* observer_ = nullptr;
-  size_t taught_runs_ = 0;
-  std::unique_ptr<Scheduler> scheduler_;  // Last: gone before all that it uses.
-};
 
 // ---- Batches ----
 
@@ -210,161 +130,6 @@ TEST_F(SchedulerTest, DelayEndsWhenNoMoreMayCome) {
   EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1)));
 }
 
-// ---- Admission ----
-
-TEST_F(SchedulerTest, RefusesAtOnceWhatTheQueueHasNoRoomFor) {
-  options_.max_queue = 3;
-  StartPlugged();
-  ASSERT_TRUE(Submit(Make(1, 1)).ok());
-  ASSERT_TRUE(Submit(Make(2, 1)).ok());
-  std::vector<Job> two;
-  two.push_back(Make(3, 1));
-  two.push_back(Make(4, 1));
-  const absl::Status all_or_none = scheduler_->Submit(std::move(two));
-  EXPECT_EQ(all_or_none.code(), Code::kResourceExhausted);
-  EXPECT_THAT(std::string(all_or_none.message()), HasSubstr("2 of 3 places are taken"));
-  ASSERT_TRUE(Submit(Make(5, 1)).ok());
-  EXPECT_EQ(Submit(Make(6, 1)).code(), Code::kResourceExhausted);
-  EXPECT_EQ(scheduler_->snapshot().queued, 3);
-  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1, 2, 5)));
-  EXPECT_THAT(answers_.order(), ElementsAre(kPlug, 1, 2, 5));
-}
-
-TEST_F(SchedulerTest, SaysThatACallIsLargerThanTheQueue) {
-  options_.max_queue = 1;
-  Start();
-  std::vector<Job> two;
-  two.push_back(Make(1, 1));
-  two.push_back(Make(2, 1));
-  const absl::Status status = scheduler_->Submit(std::move(two));
-  EXPECT_EQ(status.code(), Code::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("send fewer"));
-}
-
-TEST_F(SchedulerTest, TakesNoJobsAsDone) {
-  Start();
-  EXPECT_TRUE(scheduler_->Submit({}).ok());
-  EXPECT_TRUE(scheduler_->WaitIdle(clock_.Now()));
-}
-
-TEST_F(SchedulerTest, RefusesAPassedDeadlineAndWithItTheWholeCall) {
-  StartPlugged();
-  std::vector<Job> two;
-  two.push_back(Make(1, 1));
-  two.push_back(Make(2, 1, absl::ZeroDuration()));
-  EXPECT_EQ(scheduler_->Submit(std::move(two)).code(), Code::kDeadlineExceeded);
-  EXPECT_TRUE(Finish().empty());
-  EXPECT_THAT(answers_.order(), ElementsAre(kPlug));
-}
-
-TEST_F(SchedulerTest, DeadlineThatPassesInTheQueueIsNotComputed) {
-  StartPlugged();
-  ASSERT_TRUE(Submit(Make(1, 1, absl::Milliseconds(10))).ok());
-  ASSERT_TRUE(Submit(Make(2, 1, absl::Milliseconds(20), -1)).ok());
-  ASSERT_TRUE(Submit(Make(3, 1, absl::Milliseconds(21))).ok());
-  clock_.Advance(absl::Milliseconds(20));
-  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(3)));
-  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
-  EXPECT_EQ(answers_.code(2), Code::kDeadlineExceeded);
-  EXPECT_EQ(answers_.code(3), Code::kOk);
-}
-
-// A queue full of expired jobs is still full (they are in memory until the executor tells them),
-// but they no longer count as work.
-TEST_F(SchedulerTest, ExpiredJobsKeepTheirPlaceButNotTheirCost) {
-  options_.max_queue = 2;
-  StartPlugged();
-  ASSERT_TRUE(Submit(Make(1, 5, absl::Milliseconds(10))).ok());
-  ASSERT_TRUE(Submit(Make(2, 7)).ok());
-  clock_.Advance(absl::Milliseconds(10));
-  EXPECT_EQ(Submit(Make(3, 1)).code(), Code::kResourceExhausted);
-  EXPECT_EQ(scheduler_->snapshot().queued, 2);
-  EXPECT_EQ(scheduler_->snapshot().queued_cost, 7);
-  Finish();
-  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
-}
-
-TEST_F(SchedulerTest, CancelledJobIsDroppedBeforeCompute) {
-  StartPlugged();
-  const auto cancelled = std::make_shared<std::atomic<bool>>(false);
-  Job job = Make(1, 1);
-  job.cancelled = cancelled;
-  ASSERT_TRUE(Submit(std::move(job)).ok());
-  ASSERT_TRUE(Submit(Make(2, 1)).ok());
-  cancelled->store(true);
-  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(2)));
-  EXPECT_EQ(answers_.code(1), Code::kCancelled);
-}
-
-// ---- Prediction: 1 ms for each unit of cost ----
-
-TEST_F(SchedulerTest, PredictsNothingFromTooFewBatches) {
-  StartPlugged(1000);
-  EXPECT_TRUE(Submit(Make(1, 1000, absl::Nanoseconds(1))).ok());
-}
-
-TEST_F(SchedulerTest, RefusesADeadlineThatTheJobAloneWouldMiss) {
-  StartTaught();
-  const absl::Status status = Submit(Make(1, 50, absl::Milliseconds(49)));
-  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("the deadline is 49ms away"));
-  EXPECT_TRUE(Submit(Make(2, 50, absl::Milliseconds(51))).ok());
-  ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
-  EXPECT_EQ(answers_.code(1), Code::kNotFound);
-  EXPECT_EQ(answers_.code(2), Code::kOk);
-}
-
-TEST_F(SchedulerTest, PredictionCountsTheRunningBatchAndWhatGoesBefore) {
-  StartTaughtAndPlugged();  // 20 ms are left of the running batch.
-  ASSERT_TRUE(Submit(Make(1, 30, absl::Seconds(1))).ok());
-  ASSERT_TRUE(Submit(Make(2, 500)).ok());  // Without a deadline: behind all that have one.
-  EXPECT_EQ(Submit(Make(3, 10, absl::Milliseconds(29))).code(), Code::kDeadlineExceeded);
-  EXPECT_TRUE(Submit(Make(4, 10, absl::Milliseconds(31))).ok());  // Before 1.
-  EXPECT_EQ(Submit(Make(5, 10, absl::Milliseconds(69), -1)).code(), Code::kDeadlineExceeded);
-  EXPECT_TRUE(Submit(Make(6, 10, absl::Milliseconds(31 + 10), 1)).ok());  // Before 4.
-}
-
-TEST_F(SchedulerTest, PredictionCountsWhatHasAlreadyRunOfTheBatch) {
-  StartTaughtAndPlugged();
-  clock_.Advance(absl::Milliseconds(15));
-  EXPECT_EQ(Submit(Make(1, 10, absl::Milliseconds(14))).code(), Code::kDeadlineExceeded);
-  EXPECT_TRUE(Submit(Make(2, 10, absl::Milliseconds(16))).ok());
-  clock_.Advance(absl::Milliseconds(50));  // Far longer than predicted: any moment now.
-  EXPECT_TRUE(Submit(Make(3, 10, absl::Milliseconds(11))).ok());
-}
-
-TEST_F(SchedulerTest, JobsOfOneCallDelayEachOther) {
-  StartTaughtAndPlugged();
-  const auto both = [&](absl::Duration timeout) {
-    std::vector<Job> jobs;
-    jobs.push_back(Make(1, 10, timeout));
-    jobs.push_back(Make(2, 10, timeout));
-    return scheduler_->Submit(std::move(jobs));
-  };
-  EXPECT_EQ(both(absl::Milliseconds(39)).code(), Code::kDeadlineExceeded);
-  EXPECT_EQ(scheduler_->snapshot().queued, 0);  // None was taken.
-  EXPECT_EQ(scheduler_->snapshot().queued_cost, 0);
-  EXPECT_TRUE(both(absl::Milliseconds(41)).ok());
-  EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(1, 2)));
-}
-
-TEST_F(SchedulerTest, DropsAtBatchFormationWhatCanNoLongerBeInTime) {
-  StartTaughtAndPlugged();
-  ASSERT_TRUE(Submit(Make(1, 10, absl::Milliseconds(35))).ok());
-  ASSERT_TRUE(Submit(Make(2, 2, absl::Milliseconds(36))).ok());
-  clock_.Advance(absl::Milliseconds(10));  // The plug takes 30 ms in all: 5 and 6 are left.
-  EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(2)));
-  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
-  EXPECT_EQ(answers_.code(2), Code::kOk);
-}
-
-TEST_F(SchedulerTest, ASpellOfSlownessDoesNotRefuseForEver) {
-  StartTaught();
-  EXPECT_EQ(Submit(Make(1, 50, absl::Milliseconds(5))).code(), Code::kDeadlineExceeded);
-  clock_.Advance(absl::Seconds(11));
-  EXPECT_TRUE(Submit(Make(2, 50, absl::Milliseconds(5))).ok());
-}
-
 // ---- Fairness ----
 
 TEST_F(SchedulerTest, AFloodDelaysAnotherEngineByOneBatch) {
@@ -408,6 +173,19 @@ TEST_F(SchedulerTest, IdlenessEarnsNoCredit) {
   runs.erase(runs.begin(), runs.begin() + 6);
   EXPECT_THAT(runs, ElementsAre(ElementsAre(51), ElementsAre(1), ElementsAre(52), ElementsAre(2),
                                 ElementsAre(53), ElementsAre(3)));
+}
+
+TEST_F(SchedulerTest, AnEngineMayBeHeldByANonOwningPointer) {
+  options_.max_batch_cost = 10;
+  FakeEngine local(&log_);
+  StartPlugged(10);
+  for (int tag = 1; tag <= 3; ++tag) {
+    Job job = Make(tag, 10);
+    job.engine = std::shared_ptr<Engine>(std::shared_ptr<void>(), &local);
+    ASSERT_TRUE(Submit(std::move(job)).ok());
+    ASSERT_TRUE(Submit(answers_.MakeJob(NewEngine(), 50 + tag, 10)).ok());  // A new lane each.
+  }
+  EXPECT_EQ(Finish().size(), 6u);
 }
 
 // ---- Failure ----

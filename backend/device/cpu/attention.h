@@ -10,7 +10,7 @@
 namespace thresher {
 
 /// Queries of one task: blocks start at multiples of this within the sequence.
-inline constexpr int64_t kQueryBlock = 96;
+inline constexpr int64_t kQueryBlock = 192;
 
 struct HeadTask {
   ConstMatrix query;  // The block's rows of this head: [<= kQueryBlock, head_dim].

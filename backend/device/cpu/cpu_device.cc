@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
-#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "backend/device/cpu/attention.h"
 #include "backend/device/cpu/highway_product.h"
 #include "backend/device/cpu/isa.h"
@@ -28,6 +28,8 @@ constexpr int64_t kWorthSharing = 200'000;
 constexpr int64_t kRowTaskElements = 16'384;
 // The most in_features for which a sum of products of int8 can't overflow int32.
 constexpr int64_t kMaxInt8Depth = std::numeric_limits<int32_t>::max() / (127 * 127);
+
+int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 class CpuLinear final : public PackedLinear {
  public:
@@ -63,8 +65,7 @@ class CpuLinear final : public PackedLinear {
 
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(int threads) : pool_(threads), workers_(static_cast<size_t>(threads)) {
-    const Isa& isa = DetectedIsa();
+  CpuDevice(const Isa& isa, int threads) : pool_(threads), workers_(static_cast<size_t>(threads)) {
     description_ = {.name = "cpu",
                     .isa = isa.name,
                     .library = OneDnn::Version(),
@@ -115,7 +116,7 @@ class CpuDevice final : public Device {
     THRESHER_RETURN_IF_ERROR(CheckEmbed(lookups, y));
     return Guard<absl::Status>("embedding", [&] {
       // Rows of the second and later tables pass through here, one for each task.
-      const int64_t tasks = (y.rows + kEmbedRows - 1) / kEmbedRows;
+      const int64_t tasks = DivideUp(y.rows, kEmbedRows);
       MatrixBuffer converted(tasks, y.cols);
       const Matrix rows = converted.view();
       ForTasks(tasks, y.rows * y.cols, [&](int64_t task, int) {
@@ -167,7 +168,7 @@ class CpuDevice final : public Device {
   }
 
   /// Over all threads if there is enough work, else here. Results do not depend on it.
-  void ForTasks(int64_t tasks, int64_t work, const std::function<void(int64_t, int)>& body) {
+  void ForTasks(int64_t tasks, int64_t work, ThreadPool::Body body) {
     if (work >= kWorthSharing) {
       pool_.ParallelFor(tasks, body);
     } else {
@@ -176,10 +177,10 @@ class CpuDevice final : public Device {
   }
 
   /// For operations row by row: body(first, count).
-  void ForRows(int64_t rows, int64_t cols, const std::function<void(int64_t, int64_t)>& body) {
+  void ForRows(int64_t rows, int64_t cols, absl::FunctionRef<void(int64_t, int64_t)> body) {
     const int64_t count = std::max<int64_t>(1, kRowTaskElements / std::max<int64_t>(cols, 1));
     // A row of a norm or a conversion costs about ten operations for each element.
-    ForTasks((rows + count - 1) / count, rows * cols * 10,
+    ForTasks(DivideUp(rows, count), rows * cols * 10,
              [&](int64_t task, int) { body(task * count, std::min(count, rows - task * count)); });
   }
 
@@ -236,18 +237,22 @@ class CpuDevice final : public Device {
     const auto* source = static_cast<const std::byte*>(PrepareSource(product, x, stride));
     const size_t row_bytes = static_cast<size_t>(stride) * SourceElementSize(product.source_form());
 
-    // Chunks as tall as can be, but about three tasks for each thread where the rows suffice.
+    // About three tasks for each thread, where there are rows enough for chunks of two steps.
     const int64_t panel_cols = product.panel_cols();
-    const int64_t panels = (y.cols + panel_cols - 1) / panel_cols;
-    const int64_t wanted_chunks = (3 * pool_.threads() + panels - 1) / panels;
+    const int64_t panels = DivideUp(y.cols, panel_cols);
     const int64_t step = product.row_step();
-    const int64_t even = (x.rows + wanted_chunks - 1) / wanted_chunks;
-    const int64_t chunk_rows =
-        std::min((std::max(even, 4 * step) + step - 1) / step, kMaxChunkRows / step) * step;
-    const int64_t chunks = (x.rows + chunk_rows - 1) / chunk_rows;
+    const int64_t wanted =
+        std::min(DivideUp(3 * pool_.threads(), panels), DivideUp(x.rows, 2 * step));
+    const int64_t least = DivideUp(x.rows, kMaxChunkRows / step * step);
+    const int64_t chunk_rows = DivideUp(DivideUp(x.rows, std::max(wanted, least)), step) * step;
+    const int64_t chunks = DivideUp(x.rows, chunk_rows);
+    // oneDNN's narrow kernels do several times the work in the same time.
+    const bool narrow =
+        product.source_form() == SourceForm::kBF16 || product.source_form() == SourceForm::kS8;
+    const int64_t work = x.rows * x.cols * y.cols / (narrow ? 8 : 1);
 
     for (Worker& worker : workers_) worker.status = absl::OkStatus();
-    ForTasks(chunks * panels, x.rows * x.cols * y.cols, [&](int64_t task, int index) {
+    ForTasks(chunks * panels, work, [&](int64_t task, int index) {
       Worker& worker = workers_[static_cast<size_t>(index)];
       const int64_t panel = task / chunks;  // Neighbouring tasks share a panel of weights.
       const int64_t first_row = task % chunks * chunk_rows;
@@ -328,8 +333,8 @@ class CpuDevice final : public Device {
 absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads) {
   try {
     // Before oneDNN or Highway is used for the first time.
-    static_cast<void>(DetectedIsa());
-    return std::make_unique<CpuDevice>(threads);
+    THRESHER_RETURN_IF_ERROR(DetectedIsa().status());
+    return std::make_unique<CpuDevice>(*DetectedIsa(), threads);
   } catch (const std::exception& error) {
     return Internal("device cpu with {} threads: {}", threads, error.what());
   }

@@ -1,10 +1,13 @@
 #include "backend/device/cpu/isa.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <dnnl.hpp>
+#include <iterator>
 #include <string_view>
 
+#include "backend/tensor/status.h"
 #include "hwy/targets.h"
 
 namespace thresher {
@@ -30,12 +33,18 @@ bool Includes(dnnl::cpu_isa isa, dnnl::cpu_isa part) {
   return (static_cast<uint32_t>(isa) & bits) == bits;
 }
 
-Isa Detect() {
+absl::StatusOr<Isa> Detect() {
   if (const char* cap = std::getenv("THRESHER_MAX_ISA"); cap != nullptr) {
-    for (const Level& level : kLevels) {
-      // Refused once oneDNN has been used by someone else; then what it has chosen stands.
-      if (level.name == cap) static_cast<void>(dnnl::set_max_cpu_isa(level.isa));
+    const auto* level = std::find_if(std::begin(kLevels), std::end(kLevels),
+                                     [cap](const Level& level) { return level.name == cap; });
+    if (level == std::end(kLevels)) {
+      return InvalidArgument(
+          "THRESHER_MAX_ISA is '{}', expected sse4, avx2, avx512, avx512+vnni, avx512+bf16 or "
+          "avx512+amx",
+          cap);
     }
+    // Refused once oneDNN has been used by someone else; then what it has chosen stands.
+    static_cast<void>(dnnl::set_max_cpu_isa(level->isa));
   }
   const dnnl::cpu_isa effective = dnnl::get_effective_cpu_isa();
   Isa isa{.name = "baseline"};
@@ -57,8 +66,8 @@ Isa Detect() {
 
 }  // namespace
 
-const Isa& DetectedIsa() {
-  static const Isa isa = Detect();
+const absl::StatusOr<Isa>& DetectedIsa() {
+  static const absl::StatusOr<Isa> isa = Detect();
   return isa;
 }
 

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "absl/status/statusor.h"
+
 namespace thresher {
 
 struct Isa {
@@ -14,8 +16,9 @@ struct Isa {
 /// Detected once: the least of what the processor has, what oneDNN would use (so that
 /// ONEDNN_MAX_CPU_ISA holds for the whole device) and THRESHER_MAX_ISA, which is one of the names
 /// above. That environment variable caps oneDNN's kernels and our own alike; it is for tests, and
-/// for machines whose wide instructions cost more than they give.
-const Isa& DetectedIsa();
+/// for machines whose wide instructions cost more than they give. INVALID_ARGUMENT if it is
+/// something else.
+const absl::StatusOr<Isa>& DetectedIsa();
 
 }  // namespace thresher
 

@@ -23,19 +23,26 @@ void Pause() {
 
 ThreadPool::ThreadPool(int threads) {
   workers_.reserve(threads > 1 ? threads - 1 : 0);
-  for (int worker = 1; worker < threads; ++worker) {
-    workers_.emplace_back([this, worker] { Work(worker); });
+  try {
+    for (int worker = 1; worker < threads; ++worker) {
+      workers_.emplace_back([this, worker] { Work(worker); });
+    }
+  } catch (...) {  // The system has no more threads to give: end those that there are.
+    Stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   stopping_.store(true);
   state_.fetch_add(kGeneration);
   state_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::ParallelFor(int64_t tasks, const std::function<void(int64_t, int)>& body) {
+void ThreadPool::ParallelFor(int64_t tasks, Body body) {
   if (tasks <= 1 || workers_.empty()) {
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);
     return;

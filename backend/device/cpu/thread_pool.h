@@ -15,15 +15,18 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <thread>
 #include <vector>
+
+#include "absl/functional/function_ref.h"
 
 namespace thresher {
 
 /// ParallelFor is called by one thread at a time, and not from within an iteration.
 class ThreadPool {
  public:
+  using Body = absl::FunctionRef<void(int64_t task, int worker)>;
+
   /// `threads` >= 1 counts the caller: one fewer are started.
   explicit ThreadPool(int threads);
   ~ThreadPool();
@@ -35,7 +38,7 @@ class ThreadPool {
   /// Runs body(task, worker) for every task in [0, tasks); returns when all are done. `worker` is
   /// in [0, threads()) and no two calls with the same one overlap; the caller is worker 0. The body
   /// must not throw.
-  void ParallelFor(int64_t tasks, const std::function<void(int64_t task, int worker)>& body);
+  void ParallelFor(int64_t tasks, Body body);
 
  private:
   // One word says it all: | generation : 15 | open : 1 | workers inside : 16 |. A worker enters the
@@ -45,6 +48,7 @@ class ThreadPool {
   static constexpr uint32_t kGeneration = 1u << 17;
 
   void Work(int worker);
+  void Stop();
   void RunTasks(int worker);
   /// Spins, then sleeps, while the state is `old`; returns the new one.
   uint32_t AwaitChange(uint32_t old);
@@ -52,7 +56,7 @@ class ThreadPool {
   std::atomic<uint32_t> state_{0};
   std::atomic<bool> stopping_{false};
   // The job. Written while no worker is inside and the job is not open.
-  const std::function<void(int64_t, int)>* body_ = nullptr;
+  const Body* body_ = nullptr;
   int64_t tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_task_{0};
   std::vector<std::thread> workers_;

@@ -23,7 +23,10 @@ struct QuantisedRow {
 QuantisedRow Quantise(std::span<const float> row, int32_t bits) {
   QuantisedRow out{.values = std::vector<double>(row.size())};
   double largest = 0.0;
-  for (const float value : row) largest = std::max(largest, std::abs(double{value}));
+  for (const float value : row) {
+    // A NaN makes the whole row NaN, as it would make every score.
+    largest = std::isnan(value) ? double{value} : std::max(largest, std::abs(double{value}));
+  }
   if (largest == 0.0) return out;
   out.scale = largest / ((1 << (bits - 1)) - 1);
   for (size_t d = 0; d < row.size(); ++d) out.values[d] = std::nearbyint(row[d] / out.scale);

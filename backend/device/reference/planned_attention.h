@@ -1,8 +1,8 @@
 // Attention under a plan, for one sequence, in plain loops: what every rule of SequencePlan means.
 // The oracle for the devices that do it fast.
 //
-// For each head that runs and each query i, over the keys before it (all, or up to its own position
-// when causal):
+// For each head that runs and each query i, over the keys that it sees (all, or up to its own
+// position when causal):
 //
 //   1. one_hot >= 0: the output is that V row. Counts as a probability of 1 in the column sums and
 //      as one value read; it is no softmax row and has no score.
@@ -13,7 +13,7 @@
 //      as zero, which rounds toward minus infinity. Where the largest probability of the row is
 //      below `threshold`, its scores are made again from all b bits. V stays as it is.
 //   4. Column sums, entropy and sink share are of these probabilities.
-//   5. Local value pruning reads the V rows of the ceil(value_keep * keys the query sees) largest
+//   5. Local value pruning reads the V rows of the ceil(value_keep * keys seen) largest
 //      probabilities (KeepCount, exact top-k); the others add nothing and nothing is renormalised.
 //
 // The dense plan gives the bits of the device's plain attention. Rows of K and V that a plan does

@@ -1,0 +1,209 @@
+// thresherd: the server's program. Reads its configuration, puts the parts together, serves until
+// it is told to stop.
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backend/device/cpu_resources.h"
+#include "backend/scheduler/scheduler.h"
+#include "backend/tensor/status.h"
+#include "server/build_info.h"
+#include "server/config.h"
+#include "server/flags.h"
+#include "server/grpc_server.h"
+#include "server/http_server.h"
+#include "server/lifecycle.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/model_repository.h"
+#include "server/signals.h"
+#include "server/status_routes.h"
+
+namespace thresher {
+namespace {
+
+constexpr int kFailure = 1;
+constexpr int kUsage = 2;
+
+int Fail(const absl::Status& status) {
+  spdlog::critical("{}", Message(status));
+  return kFailure;
+}
+
+SchedulerOptions MakeSchedulerOptions(const v1::ServerConfig& config) {
+  SchedulerOptions options;
+  options.max_batch_cost = config.max_batch_tokens();
+  options.max_batch_sequences = config.max_batch_sequences();
+  options.max_queue = config.max_queue();
+  options.max_batch_delay = ToDuration(config.max_batch_delay());
+  return options;
+}
+
+absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& config,
+                                                        int threads) {
+  RepositoryOptions options;
+  options.device = config.device();
+  options.device_options.threads = threads;
+  if (config.has_precision()) {
+    THRESHER_ASSIGN_OR_RETURN(options.precision, ParsePrecision(config.precision()));
+  }
+  options.root = config.model_repository();
+  return options;
+}
+
+/// How many models have a version that serves.
+size_t CountReady(const ModelRepository& repository) {
+  std::set<std::string> names;
+  for (const auto& served : repository.Ready()) names.insert(served->name);
+  return names.size();
+}
+
+/// Says in one line each why nothing can be served.
+int FailWithoutModels(const ModelRepository& repository, const absl::Status& loaded) {
+  const std::vector<ModelIndexEntry> index = repository.Index();
+  for (const ModelIndexEntry& entry : index) {
+    spdlog::critical("model '{}'{}{}: {}", entry.name, entry.version.empty() ? "" : " version ",
+                     entry.version, entry.reason);
+  }
+  return Fail(loaded.ok() || !index.empty()
+                  ? FailedPrecondition("no model could be loaded, so there is nothing to serve")
+                  : loaded);
+}
+
+/// Reloads all models, one reload at a time, on a thread of its own: signals are heard meanwhile.
+class Reloader {
+ public:
+  explicit Reloader(ModelRepository* repository) : repository_(repository) {}
+  ~Reloader() {
+    repository_->CancelLoads();
+    if (thread_.joinable()) thread_.join();
+  }
+  Reloader(const Reloader&) = delete;
+  Reloader& operator=(const Reloader&) = delete;
+
+  void Reload() {
+    if (running_.exchange(true)) {
+      spdlog::warn("SIGHUP ignored: a reload is running");
+      return;
+    }
+    if (thread_.joinable()) thread_.join();
+    thread_ = std::thread([this] {
+      spdlog::info("SIGHUP: reloading all models");
+      const absl::Status status = repository_->LoadAll();
+      if (!status.ok()) spdlog::error("reload: {}", Message(status));
+      running_ = false;
+    });
+  }
+
+ private:
+  ModelRepository* repository_;
+  std::atomic<bool> running_ = false;
+  std::thread thread_;
+};
+
+int Serve(const v1::ServerConfig& config) {
+  std::signal(SIGPIPE, SIG_IGN);
+  LifecycleOptions lifecycle_options;
+  lifecycle_options.lame_duck = ToDuration(config.lame_duck());
+  lifecycle_options.drain_timeout = ToDuration(config.drain_timeout());
+  Lifecycle lifecycle(lifecycle_options);
+  // Before any other thread, so that all of them leave these signals to the watcher.
+  const auto signals = SignalWatcher::Start({SIGTERM, SIGINT, SIGHUP},
+                                            [&](int signal) { lifecycle.OnSignal(signal); });
+  if (!signals.ok()) return Fail(signals.status());
+
+  const CpuResources cpus = DetectCpuResources();
+  const int threads = config.threads() > 0 ? config.threads() : cpus.usable();
+  spdlog::info("thresherd {} ({}): {} compute threads", GetBuildInfo().version,
+               GetBuildInfo().commit, threads);
+  const auto repository_options = MakeRepositoryOptions(config, threads);
+  if (!repository_options.ok()) return Fail(repository_options.status());
+
+  // Each part outlives those below it.
+  Metrics metrics;
+  Scheduler scheduler(MakeSchedulerOptions(config), &metrics);
+  ModelRepository repository(*repository_options, {config.models().begin(), config.models().end()});
+  metrics.SetThreads(threads, cpus.quota.value_or(0));
+  metrics.Watch(&scheduler, &repository);
+
+  GrpcServerOptions grpc_options;
+  grpc_options.listen = config.listen();
+  grpc_options.max_message_bytes = config.max_message_bytes();
+  grpc_options.max_inputs = config.max_inputs();
+  const auto grpc = GrpcServer::Start(grpc_options, &repository, &scheduler, &metrics);
+  if (!grpc.ok()) return Fail(Annotate(grpc.status(), "gRPC"));
+
+  HttpServerOptions http_options;
+  http_options.listen = config.http();
+  http_options.max_body_bytes = static_cast<size_t>(config.max_message_bytes());
+  const auto http = HttpServer::Start(
+      http_options,
+      StatusRoutes([&lifecycle] { return Name(lifecycle.phase()); }, &metrics, &repository));
+  if (!http.ok()) return Fail(Annotate(http.status(), "HTTP"));
+
+  const absl::Status loaded = repository.LoadAll();
+  const size_t ready = CountReady(repository);
+  if (ready == 0) return FailWithoutModels(repository, loaded);
+  if (!loaded.ok()) {
+    spdlog::warn("serving without what could not be loaded; the server is not ready until it is");
+  }
+
+  lifecycle.SetServing();
+  (*grpc)->SetServing(true);
+  std::printf("serving grpc=%s http=%s models=%zu\n", (*grpc)->address().c_str(),
+              (*http)->address().c_str(), ready);
+  std::fflush(stdout);
+
+  bool drained = false;
+  {
+    Reloader reloader(&repository);
+    while (lifecycle.Wait() == Lifecycle::Request::kReload) reloader.Reload();
+    StopActions stop;
+    stop.leave_rotation = [&] { (*grpc)->SetServing(false); };
+    stop.refuse_new_work = [&] { (*grpc)->RefuseNewWork(); };
+    stop.drain = [&](absl::Time deadline) {
+      repository.CancelLoads();
+      // gRPC waits for the answers, which wait for the scheduler; what is left after the deadline
+      // was cancelled.
+      (*grpc)->Shutdown(deadline);
+      scheduler.StopAccepting();
+      return scheduler.WaitIdle(deadline) && Clock::Real()->Now() < deadline;
+    };
+    drained = lifecycle.Stop(stop);
+  }
+  return drained ? EXIT_SUCCESS : kFailure;
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  const auto line = ParseCommandLine(arguments, ProcessEnvironment);
+  if (!line.ok()) {
+    std::fprintf(stderr, "thresherd: %s\nRun with --help for more information.\n",
+                 Message(line.status()).c_str());
+    return kUsage;
+  }
+  switch (line->action) {
+    case CommandLine::Action::kHelp:
+      std::fputs(line->help.c_str(), stdout);
+      return EXIT_SUCCESS;
+    case CommandLine::Action::kVersion:
+      std::fputs(VersionText().c_str(), stdout);
+      return EXIT_SUCCESS;
+    case CommandLine::Action::kServe:
+      break;
+  }
+  InitLog(line->config.log_level(), line->config.log_format());
+  return Serve(line->config);
+}
+
+}  // namespace
+}  // namespace thresher
+
+int main(int argc, char** argv) { return thresher::Main({argv + 1, argv + argc}); }

@@ -1,0 +1,307 @@
+// What an operator sees: metrics, readiness, pressure, signals, configuration.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/e2e/server_process.h"
+#include "tests/testing/paths.h"
+
+namespace thresher {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using testing::EmbeddedModel;
+using testing::Finished;
+using ::testing::HasSubstr;
+using testing::HttpGet;
+using testing::Process;
+using testing::RunProcess;
+using testing::ServerProcess;
+
+v1::ClassifyRequest Ask(int inputs = 1) {
+  v1::ClassifyRequest request;
+  request.mutable_model()->set_name("sst2-mini");
+  for (int i = 0; i < inputs; ++i) request.add_inputs()->set_text("a gripping film");
+  return request;
+}
+
+absl::StatusCode Code(const absl::StatusOr<v1::ClassifyResponse>& response) {
+  return response.status().code();
+}
+
+std::string RequestsTotal(const std::string& outcome) {
+  return "thresher_requests_total{model=\"sst2-mini\",method=\"classify\",outcome=\"" + outcome +
+         "\"}";
+}
+
+/// The embedded model under `arguments`; requests wait in the queue for as long as `delay`.
+std::vector<std::string> Holding(const std::string& delay,
+                                 std::vector<std::string> arguments = {}) {
+  arguments.insert(arguments.end(), {"--model", EmbeddedModel(), "--max-batch-delay", delay});
+  return arguments;
+}
+
+TEST(MetricsTest, AreWhatPrometheusWantsAndCountEveryInput) {
+  ServerProcess server;
+  const auto client = server.Connect();
+  ASSERT_TRUE(client->Call(Ask(3)).ok());
+  v1::ClassifyRequest bad = Ask(2);
+  bad.mutable_inputs(1)->clear_text();
+  ASSERT_TRUE(client->Call(bad).ok());
+  EXPECT_EQ(server.Metric(RequestsTotal("ok")), 4);
+  EXPECT_EQ(server.Metric(RequestsTotal("invalid_argument")), 1);
+  EXPECT_EQ(server.Metric("thresher_queue_depth"), 0);
+
+  const auto metrics = HttpGet(server.http(), "/metrics");
+  EXPECT_EQ(metrics.status, 200);
+  for (const char* name :
+       {"thresher_request_queue_seconds_bucket", "thresher_request_tokenize_seconds_bucket",
+        "thresher_request_compute_seconds_bucket", "thresher_request_total_seconds_bucket",
+        "thresher_batch_sequences_bucket", "thresher_batch_tokens_bucket",
+        "thresher_queue_oldest_age_seconds", "thresher_threads", "thresher_build_info"}) {
+    EXPECT_THAT(metrics.body, HasSubstr(name));
+  }
+  try {
+    const Finished check = RunProcess({"promtool", "check", "metrics"}, {.input = metrics.body});
+    EXPECT_EQ(check.code, 0);
+    EXPECT_EQ(check.output + check.error, "");
+  } catch (const std::runtime_error&) {
+    GTEST_SKIP() << "skipped: needs promtool (Debian package prometheus)";
+  }
+}
+
+TEST(HttpTest, HealthReadinessAndTheRest) {
+  ServerProcess server;
+  EXPECT_EQ(HttpGet(server.http(), "/healthz").status, 200);
+  const auto ready = HttpGet(server.http(), "/readyz");
+  EXPECT_EQ(ready.status, 200);
+  EXPECT_EQ(json::parse(ready.body)["ready"], true);
+  EXPECT_EQ(HttpGet(server.http(), "/no-such-page").status, 404);
+}
+
+TEST(PressureTest, FullQueueRefusesAtOnce) {
+  ServerProcess server(Holding("10m", {"--max-queue", "4"}));
+  const auto client = server.Connect();
+  std::stop_source stop;
+  auto held = client->CallAsync(Ask(3), {.stop = stop.get_token()});
+  ASSERT_TRUE(
+      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 3; }));
+  const auto refused = client->Call(Ask(2));
+  EXPECT_EQ(Code(refused), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(server.Metric(RequestsTotal("resource_exhausted")), 2);
+  // A cancelled request gives its place back.
+  stop.request_stop();
+  EXPECT_EQ(Code(held.get()), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(
+      ServerProcess::Eventually([&] { return server.Metric(RequestsTotal("cancelled")) == 3; }));
+  EXPECT_EQ(server.Metric("thresher_queue_depth"), 0);
+}
+
+TEST(PressureTest, DeadlineThatPassesInTheQueueIsTheServersErrorToo) {
+  ServerProcess server(Holding("10m"));
+  const auto client = server.Connect();
+  EXPECT_EQ(Code(client->Call(Ask(), {.deadline = absl::Milliseconds(100)})),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(ServerProcess::Eventually(
+      [&] { return server.Metric(RequestsTotal("deadline_exceeded")) == 1; }));
+  EXPECT_EQ(server.Metric("thresher_batch_compute_seconds_count{model=\"sst2-mini\"}"), 0);
+}
+
+TEST(PressureTest, OversizedMessageIsRefusedAndLeavesOthersAlone) {
+  ServerProcess server({"--model", EmbeddedModel(), "--max-message-bytes", "65536"});
+  const auto client = server.Connect();
+  v1::ClassifyRequest large = Ask();
+  large.mutable_inputs(0)->set_text(std::string(100'000, 'x'));
+  EXPECT_EQ(Code(client->Call(large)), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(client->Call(Ask()).ok());
+}
+
+TEST(StopTest, IdleServerEndsAtOnceWithSuccess) {
+  ServerProcess server;
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().error();
+}
+
+TEST(StopTest, AcceptedWorkFinishesAndNewWorkIsRefused) {
+  ServerProcess server(Holding("3s", {"--drain-timeout", "100s"}));
+  const auto client = server.Connect();
+  auto held = client->CallAsync(Ask(2));
+  ASSERT_TRUE(
+      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 2; }));
+  server.process().Signal(SIGTERM);
+  ASSERT_TRUE(server.process().WaitForError("draining"));
+  EXPECT_EQ(Code(client->Call(Ask())), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Code(server.Connect()->Call(Ask())), absl::StatusCode::kUnavailable);
+  const auto answered = held.get();
+  ASSERT_TRUE(answered.ok()) << answered.status();
+  EXPECT_EQ(answered->results(1).label(), "positive");
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().error();
+}
+
+TEST(StopTest, DrainTimeoutEndsWhatDoesNotFinish) {
+  ServerProcess server(Holding("10m", {"--drain-timeout", "100ms"}));
+  const auto client = server.Connect();
+  auto held = client->CallAsync(Ask());
+  ASSERT_TRUE(
+      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 1; }));
+  server.process().Signal(SIGTERM);
+  EXPECT_FALSE(held.get().ok());
+  EXPECT_EQ(server.process().Wait(), 1);
+}
+
+TEST(StopTest, LameDuckIsNotReadyButServes) {
+  ServerProcess server({"--model", EmbeddedModel(), "--lame-duck", "10m"});
+  const auto client = server.Connect();
+  server.process().Signal(SIGTERM);
+  EXPECT_TRUE(
+      ServerProcess::Eventually([&] { return HttpGet(server.http(), "/readyz").status == 503; }));
+  EXPECT_TRUE(ServerProcess::Eventually([&] {
+    return client->Call(grpc::health::v1::HealthCheckRequest())->status() ==
+           grpc::health::v1::HealthCheckResponse::NOT_SERVING;
+  }));
+  EXPECT_EQ(HttpGet(server.http(), "/healthz").status, 200);
+  EXPECT_TRUE(client->Call(Ask()).ok());
+  // A second signal ends it now.
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 128 + SIGTERM);
+}
+
+TEST(StopTest, LameDuckEnds) {
+  ServerProcess server({"--model", EmbeddedModel(), "--lame-duck", "100ms"});
+  server.process().Signal(SIGINT);
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().error();
+}
+
+TEST(ModelsTest, BadModelLeavesTheOthersServing) {
+  testing::TempDir directory;
+  std::filesystem::copy(testing::SourceDir() / "models/sst2-mini", directory.path() / "bad");
+  // A header of absurd length.
+  std::ofstream(directory.path() / "bad/model.safetensors", std::ios::binary | std::ios::trunc)
+      << "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F{}";
+  ServerProcess server(
+      {"--model", EmbeddedModel(), "--model", "bad=" + (directory.path() / "bad").string()});
+  EXPECT_EQ(server.models(), 1);
+  EXPECT_TRUE(server.Connect()->Call(Ask()).ok());
+  EXPECT_EQ(HttpGet(server.http(), "/readyz").status, 503);
+  const Finished models = server.Cli({"models", "--json"});
+  EXPECT_EQ(models.code, 0);
+  EXPECT_THAT(models.output, AllOf(HasSubstr("UNAVAILABLE"), HasSubstr("model.safetensors")));
+  const Finished asked = server.Cli({"classify", "x", "--model", "bad"});
+  EXPECT_EQ(asked.code, 1);
+  EXPECT_THAT(asked.error, HasSubstr("UNAVAILABLE"));
+
+  // Mended and loaded again, without a restart.
+  std::filesystem::copy(testing::SourceDir() / "models/sst2-mini/model.safetensors",
+                        directory.path() / "bad/model.safetensors",
+                        std::filesystem::copy_options::overwrite_existing);
+  inference::RepositoryModelLoadRequest load;
+  load.set_model_name("bad");
+  const auto loaded = server.Connect()->Call(load);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(server.Cli({"classify", "x", "--model", "bad"}).code, 0);
+  EXPECT_EQ(HttpGet(server.http(), "/readyz").status, 200);
+}
+
+TEST(ModelsTest, NothingButBadModelsIsAFailure) {
+  const Finished run = RunProcess({THRESHERD_BINARY, "--listen", "127.0.0.1:0", "--http",
+                                   "127.0.0.1:0", "--model", "x=/nowhere/at/all"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_THAT(run.error, HasSubstr("/nowhere/at/all"));
+}
+
+TEST(ModelsTest, LoadingAndUnloadingFailsNoRequest) {
+  const std::string path = (testing::SourceDir() / "models/sst2-mini").string();
+  ServerProcess server({"--model", EmbeddedModel(), "--model", "other=" + path});
+  EXPECT_EQ(server.models(), 2);
+  const auto client = server.Connect();
+  constexpr int kCallers = 3;
+  // Hammers until the loads below are done, and a bounded number of times at most.
+  std::atomic<bool> loading = true;
+  std::atomic<int> answered = 0;
+  std::vector<std::future<std::string>> callers;
+  for (int i = 0; i < kCallers; ++i) {
+    callers.push_back(std::async(std::launch::async, [&]() -> std::string {
+      for (int n = 0; n < 20'000 && loading; ++n) {
+        const auto response = client->Call(Ask(2));
+        if (!response.ok()) return response.status().ToString();
+        for (const auto& result : response->results()) {
+          if (result.label() != "positive") return result.ShortDebugString();
+        }
+        ++answered;
+      }
+      return "";
+    }));
+  }
+  const auto operate = [&](auto request, const std::string& name) {
+    const int before = answered;
+    request.set_model_name(name);
+    const auto response = client->Call(request);
+    EXPECT_TRUE(response.ok()) << response.status();
+    // Each is followed by requests that met what it left behind.
+    EXPECT_TRUE(
+        ServerProcess::Eventually([&] { return answered > before + kCallers || !loading; }));
+  };
+  for (int i = 0; i < 3; ++i) {
+    operate(inference::RepositoryModelLoadRequest(), "sst2-mini");
+    operate(inference::RepositoryModelUnloadRequest(), "other");
+    EXPECT_EQ(server.Cli({"classify", "x", "--model", "other"}).code, 1);
+    operate(inference::RepositoryModelLoadRequest(), "other");
+    EXPECT_EQ(server.Cli({"classify", "x", "--model", "other"}).code, 0);
+  }
+  loading = false;
+  for (auto& caller : callers) EXPECT_EQ(caller.get(), "");
+  EXPECT_GT(answered, 0);
+}
+
+TEST(ConfigurationTest, FlagBeatsEnvironmentBeatsFile) {
+  testing::TempDir directory;
+  const std::string config = directory.path() / "thresherd.textproto";
+  std::ofstream(config) << "max_inputs: 3\nmodels { name: 'sst2-mini' path: '"
+                        << (testing::SourceDir() / "models/sst2-mini").string() << "' }\n";
+  const auto most_inputs = [&](std::vector<std::string> flags, std::vector<std::string> variables) {
+    flags.insert(flags.end(), {"--config", config});
+    ServerProcess server(flags, {.environment = std::move(variables)});
+    const auto client = server.Connect();
+    for (int inputs = 1; inputs < 10; ++inputs) {
+      if (!client->Call(Ask(inputs)).ok()) return inputs - 1;
+    }
+    return 10;
+  };
+  EXPECT_EQ(most_inputs({}, {}), 3);
+  EXPECT_EQ(most_inputs({}, {"THRESHER_MAX_INPUTS=2"}), 2);
+  EXPECT_EQ(most_inputs({"--max-inputs", "1"}, {"THRESHER_MAX_INPUTS=2"}), 1);
+}
+
+TEST(ConfigurationTest, WrongUsageIsTwoAndSaysWhat) {
+  const auto run = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), THRESHERD_BINARY);
+    return RunProcess(arguments);
+  };
+  const Finished unknown = run({"--no-such-flag"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.error, HasSubstr("--no-such-flag"));
+  EXPECT_EQ(run({"--model", EmbeddedModel(), "--threads", "many"}).code, 2);
+  EXPECT_EQ(run({"--model", EmbeddedModel(), "--max-batch-delay", "7"}).code, 2);
+  EXPECT_EQ(run({"--model", "="}).code, 2);
+  EXPECT_EQ(run({"--config", "/nowhere/at/all"}).code, 2);
+  EXPECT_EQ(run({}).code, 2);
+  const Finished help = run({"--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_THAT(help.output, HasSubstr("--max-queue"));
+  EXPECT_THAT(run({"--version"}).output, HasSubstr("gRPC"));
+}
+
+TEST(ConfigurationTest, TakenPortIsAFailure) {
+  ServerProcess server;
+  const Finished run = RunProcess({THRESHERD_BINARY, "--model", EmbeddedModel(), "--listen",
+                                   server.grpc(), "--http", "127.0.0.1:0"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_THAT(run.error, HasSubstr(server.grpc()));
+}
+
+}  // namespace
+}  // namespace thresher

@@ -1,0 +1,173 @@
+// What the scheduler refuses, at the door and when it forms a batch.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/scheduler/scheduler_fixture.h"
+
+namespace thresher {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::kPlug;
+using Code = absl::StatusCode;
+
+class SchedulerAdmissionTest : public testing::SchedulerTest {};
+
+// ---- Admission ----
+
+TEST_F(SchedulerAdmissionTest, RefusesAtOnceWhatTheQueueHasNoRoomFor) {
+  options_.max_queue = 3;
+  StartPlugged();
+  ASSERT_TRUE(Submit(Make(1, 1)).ok());
+  ASSERT_TRUE(Submit(Make(2, 1)).ok());
+  std::vector<Job> two;
+  two.push_back(Make(3, 1));
+  two.push_back(Make(4, 1));
+  const absl::Status all_or_none = scheduler_->Submit(std::move(two));
+  EXPECT_EQ(all_or_none.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(all_or_none.message()), HasSubstr("2 of 3 places are taken"));
+  ASSERT_TRUE(Submit(Make(5, 1)).ok());
+  EXPECT_EQ(Submit(Make(6, 1)).code(), Code::kResourceExhausted);
+  EXPECT_EQ(scheduler_->snapshot().queued, 3);
+  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1, 2, 5)));
+  EXPECT_THAT(answers_.order(), ElementsAre(kPlug, 1, 2, 5));
+}
+
+TEST_F(SchedulerAdmissionTest, SaysThatACallIsLargerThanTheQueue) {
+  options_.max_queue = 1;
+  Start();
+  std::vector<Job> two;
+  two.push_back(Make(1, 1));
+  two.push_back(Make(2, 1));
+  const absl::Status status = scheduler_->Submit(std::move(two));
+  EXPECT_EQ(status.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("send fewer"));
+}
+
+TEST_F(SchedulerAdmissionTest, TakesNoJobsAsDone) {
+  Start();
+  EXPECT_TRUE(scheduler_->Submit({}).ok());
+  EXPECT_TRUE(scheduler_->WaitIdle(clock_.Now()));
+}
+
+TEST_F(SchedulerAdmissionTest, RefusesAPassedDeadlineAndWithItTheWholeCall) {
+  StartPlugged();
+  std::vector<Job> two;
+  two.push_back(Make(1, 1));
+  two.push_back(Make(2, 1, absl::ZeroDuration()));
+  EXPECT_EQ(scheduler_->Submit(std::move(two)).code(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(Finish().empty());
+  EXPECT_THAT(answers_.order(), ElementsAre(kPlug));
+}
+
+TEST_F(SchedulerAdmissionTest, DeadlineThatPassesInTheQueueIsNotComputed) {
+  StartPlugged();
+  ASSERT_TRUE(Submit(Make(1, 1, absl::Milliseconds(10))).ok());
+  ASSERT_TRUE(Submit(Make(2, 1, absl::Milliseconds(20), -1)).ok());
+  ASSERT_TRUE(Submit(Make(3, 1, absl::Milliseconds(21))).ok());
+  clock_.Advance(absl::Milliseconds(20));
+  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(3)));
+  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
+  EXPECT_EQ(answers_.code(2), Code::kDeadlineExceeded);
+  EXPECT_EQ(answers_.code(3), Code::kOk);
+}
+
+// A queue full of expired jobs is still full (they are in memory until the executor tells them),
+// but they no longer count as work.
+TEST_F(SchedulerAdmissionTest, ExpiredJobsKeepTheirPlaceButNotTheirCost) {
+  options_.max_queue = 2;
+  StartPlugged();
+  ASSERT_TRUE(Submit(Make(1, 5, absl::Milliseconds(10))).ok());
+  ASSERT_TRUE(Submit(Make(2, 7)).ok());
+  clock_.Advance(absl::Milliseconds(10));
+  EXPECT_EQ(Submit(Make(3, 1)).code(), Code::kResourceExhausted);
+  EXPECT_EQ(scheduler_->snapshot().queued, 2);
+  EXPECT_EQ(scheduler_->snapshot().queued_cost, 7);
+  Finish();
+  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
+}
+
+TEST_F(SchedulerAdmissionTest, CancelledJobIsDroppedBeforeCompute) {
+  StartPlugged();
+  const auto cancelled = std::make_shared<std::atomic<bool>>(false);
+  Job job = Make(1, 1);
+  job.cancelled = cancelled;
+  ASSERT_TRUE(Submit(std::move(job)).ok());
+  ASSERT_TRUE(Submit(Make(2, 1)).ok());
+  cancelled->store(true);
+  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(2)));
+  EXPECT_EQ(answers_.code(1), Code::kCancelled);
+}
+
+// ---- Prediction: 1 ms for each unit of cost ----
+
+TEST_F(SchedulerAdmissionTest, PredictsNothingFromTooFewBatches) {
+  StartPlugged(1000);
+  EXPECT_TRUE(Submit(Make(1, 1000, absl::Nanoseconds(1))).ok());
+}
+
+TEST_F(SchedulerAdmissionTest, RefusesADeadlineThatTheJobAloneWouldMiss) {
+  StartTaught();
+  const absl::Status status = Submit(Make(1, 50, absl::Milliseconds(49)));
+  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the deadline is 49ms away"));
+  EXPECT_TRUE(Submit(Make(2, 50, absl::Milliseconds(51))).ok());
+  ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
+  EXPECT_EQ(answers_.code(1), Code::kNotFound);
+  EXPECT_EQ(answers_.code(2), Code::kOk);
+}
+
+TEST_F(SchedulerAdmissionTest, PredictionCountsTheRunningBatchAndWhatGoesBefore) {
+  StartTaughtAndPlugged();  // 20 ms are left of the running batch.
+  ASSERT_TRUE(Submit(Make(1, 30, absl::Seconds(1))).ok());
+  ASSERT_TRUE(Submit(Make(2, 500)).ok());  // Without a deadline: behind all that have one.
+  EXPECT_EQ(Submit(Make(3, 10, absl::Milliseconds(29))).code(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(Submit(Make(4, 10, absl::Milliseconds(31))).ok());  // Before 1.
+  EXPECT_EQ(Submit(Make(5, 10, absl::Milliseconds(69), -1)).code(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(Submit(Make(6, 10, absl::Milliseconds(31 + 10), 1)).ok());  // Before 4.
+}
+
+TEST_F(SchedulerAdmissionTest, PredictionCountsWhatHasAlreadyRunOfTheBatch) {
+  StartTaughtAndPlugged();
+  clock_.Advance(absl::Milliseconds(15));
+  EXPECT_EQ(Submit(Make(1, 10, absl::Milliseconds(14))).code(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(Submit(Make(2, 10, absl::Milliseconds(16))).ok());
+  clock_.Advance(absl::Milliseconds(50));  // Far longer than predicted: any moment now.
+  EXPECT_TRUE(Submit(Make(3, 10, absl::Milliseconds(11))).ok());
+}
+
+TEST_F(SchedulerAdmissionTest, JobsOfOneCallDelayEachOther) {
+  StartTaughtAndPlugged();
+  const auto both = [&](absl::Duration timeout) {
+    std::vector<Job> jobs;
+    jobs.push_back(Make(1, 10, timeout));
+    jobs.push_back(Make(2, 10, timeout));
+    return scheduler_->Submit(std::move(jobs));
+  };
+  EXPECT_EQ(both(absl::Milliseconds(39)).code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(scheduler_->snapshot().queued, 0);  // None was taken.
+  EXPECT_EQ(scheduler_->snapshot().queued_cost, 0);
+  EXPECT_TRUE(both(absl::Milliseconds(41)).ok());
+  EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(1, 2)));
+}
+
+TEST_F(SchedulerAdmissionTest, DropsAtBatchFormationWhatCanNoLongerBeInTime) {
+  StartTaughtAndPlugged();
+  ASSERT_TRUE(Submit(Make(1, 10, absl::Milliseconds(35))).ok());
+  ASSERT_TRUE(Submit(Make(2, 2, absl::Milliseconds(36))).ok());
+  clock_.Advance(absl::Milliseconds(10));  // The plug takes 30 ms in all: 5 and 6 are left.
+  EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(2)));
+  EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
+  EXPECT_EQ(answers_.code(2), Code::kOk);
+}
+
+TEST_F(SchedulerAdmissionTest, ASpellOfSlownessDoesNotRefuseForEver) {
+  StartTaught();
+  EXPECT_EQ(Submit(Make(1, 50, absl::Milliseconds(5))).code(), Code::kDeadlineExceeded);
+  clock_.Advance(absl::Seconds(11));
+  EXPECT_TRUE(Submit(Make(2, 50, absl::Milliseconds(5))).ok());
+}
+
+}  // namespace
+}  // namespace thresher
