@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "backend/scheduler/clock.h"
 #include "backend/tensor/status.h"
 #include "server/health_service.h"
 #include "server/inference.h"
@@ -88,7 +90,9 @@ class GrpcServer::Impl {
     RefuseNewWork();
     health_->EndWatches();
     open_inference_.EndStreams();
-    if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(deadline));
+    if (server_ == nullptr) return;
+    // gRPC counts in wall time.
+    server_->Shutdown(absl::ToChronoTime(absl::Now() + (deadline - Clock::Real()->Now())));
   }
 
  private:

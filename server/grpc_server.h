@@ -46,8 +46,8 @@ class GrpcServer {
   void RefuseNewWork();
 
   /// Refuses new work and connections, ends health watches and streams that have nothing in flight,
-  /// lets what was accepted finish until `deadline`, cancels the rest, and returns when no call is
-  /// left. The scheduler must still be running. Harmless when repeated.
+  /// lets what was accepted finish until `deadline` (on Clock::Real()), cancels the rest, and
+  /// returns when no call is left. The scheduler must still be running. Harmless when repeated.
   void Shutdown(absl::Time deadline);
 
  private:

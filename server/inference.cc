@@ -161,7 +161,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
     result.times.tokenize = Now() - begin;
     if (!encoding.ok()) return encoding.status();
     result.encoding = *std::move(encoding);
-    if (request_.method == Method::kTokenize) {
+    if (!computes()) {
       End(i, absl::OkStatus());
       return absl::OkStatus();
     }
@@ -214,36 +214,37 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
     }
     times.total = Now() - request_.arrival;
     const absl::Status status = WholeCallStatus(answer_.results, request_.all_or_none);
-    // Tokenizing alone is no inference.
-    if (request_.method != Method::kTokenize) {
-      InferenceStatistics& statistics = inference_->statistics_;
-      const ServedModel& model = *request_.model;
-      if (status.ok()) {
-        statistics.OnSuccess(model.name, model.version, times, shares);
-      } else {
-        statistics.OnFailure(model.name, model.version, times.total);
-      }
+    if (!status.ok()) {
+      CountFailure(times.total);
+      return done_(status);
     }
-    if (status.ok()) {
-      done_(std::move(answer_));
-    } else {
-      done_(status);
+    if (computes()) {
+      inference_->statistics_.OnSuccess(request_.model->name, request_.model->version, times,
+                                        shares);
     }
+    done_(std::move(answer_));
   }
 
   /// Nothing was computed and nothing will be.
   void Fail(const absl::Status& status) {
-    const absl::Duration total = Now() - request_.arrival;
-    for (InferenceResult& result : answer_.results) {
+    for (const InferenceResult& result : answer_.results) {
       // An input with a fault of its own keeps it.
       Count(result.status.ok() ? status : result.status, result.times);
     }
-    inference_->statistics_.OnFailure(request_.model->name, request_.model->version, total);
+    CountFailure(Now() - request_.arrival);
     done_(status);
   }
 
+  /// Tokenizing alone is no inference.
+  bool computes() const { return request_.method != Method::kTokenize; }
+
   void Count(const absl::Status& status, const RequestTimes& times) {
     inference_->metrics_->OnRequest(request_.model->name, request_.method, status, times);
+  }
+
+  void CountFailure(absl::Duration total) {
+    if (!computes()) return;
+    inference_->statistics_.OnFailure(request_.model->name, request_.model->version, total);
   }
 
   Inference* const inference_;

@@ -27,7 +27,7 @@ struct TensorSpec {
   bool optional = false;
 };
 
-std::vector<TensorSpec> InputsOf(const ModelInfo& info) {
+std::vector<TensorSpec> Inputs() {
   return {{"text", "BYTES", {-1}},
           {"text_pair", "BYTES", {-1}, true},
           {"input_ids", "INT64", {-1, -1}, true},
@@ -278,7 +278,7 @@ absl::StatusOr<inference::ModelMetadataResponse> OpenInference::ModelMetadata(
     tensor->set_datatype(std::string(spec.datatype));
     tensor->mutable_shape()->Add(spec.shape.begin(), spec.shape.end());
   };
-  for (const TensorSpec& spec : InputsOf(info)) add(spec, response.add_inputs());
+  for (const TensorSpec& spec : Inputs()) add(spec, response.add_inputs());
   for (const TensorSpec& spec : OutputsOf(info)) add(spec, response.add_outputs());
   auto& properties = *response.mutable_properties();
   properties["version"] = model->version;
@@ -323,7 +323,7 @@ absl::StatusOr<inference::ModelConfigResponse> OpenInference::ModelConfig(
     tensor->set_data_type(ToDataType(spec.datatype));
     tensor->mutable_dims()->Add(spec.shape.begin() + 1, spec.shape.end());
   };
-  for (const TensorSpec& spec : InputsOf(info)) {
+  for (const TensorSpec& spec : Inputs()) {
     inference::ModelInput* input = config->add_input();
     add(spec, input);
     input->set_optional(spec.optional);

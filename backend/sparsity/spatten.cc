@@ -1,7 +1,6 @@
 #include "backend/sparsity/spatten.h"
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <utility>
 

@@ -55,8 +55,9 @@ absl::StatusOr<Bpe> Bpe::Create(const Vocabulary& vocabulary,
     const auto find = [&](const std::string& token) -> absl::StatusOr<int32_t> {
       const int32_t id = vocabulary.Find(token);
       if (id >= 0) return id;
-      return InvalidArgument("merge {} ('{}' '{}') names '{}', which is not in the vocabulary",
-                             rank, left, right, token);
+      return InvalidArgument(
+          "merge {} ('{:.100}' '{:.100}') names '{:.100}', which is not in the vocabulary", rank,
+          left, right, token);
     };
     THRESHER_ASSIGN_OR_RETURN(const int32_t left_id, find(left));
     THRESHER_ASSIGN_OR_RETURN(const int32_t right_id, find(right));

@@ -9,7 +9,7 @@ namespace thresher::text {
 namespace {
 
 // Longer patterns would make the work for a text large; real ones have a few characters.
-constexpr size_t kLongestPattern = 256;
+constexpr size_t kLongestPattern = 1024;
 constexpr int64_t kMostTypes = std::numeric_limits<int32_t>::max();
 
 absl::StatusOr<std::unique_ptr<Normalizer>> ParseReplace(const JsonNode& node) {
@@ -134,6 +134,10 @@ absl::StatusOr<AddedToken> ParseAddedToken(const JsonNode& node) {
   AddedToken token;
   THRESHER_ASSIGN_OR_RETURN(const JsonNode content, node.Get("content"));
   THRESHER_ASSIGN_OR_RETURN(token.content, content.String());
+  if (token.content.size() > kLongestPattern) {
+    return content.Error("an added token of {} bytes, expected at most {}", token.content.size(),
+                         kLongestPattern);
+  }
   THRESHER_ASSIGN_OR_RETURN(token.special, node.BoolOr("special", false));
   THRESHER_ASSIGN_OR_RETURN(token.single_word, node.BoolOr("single_word", false));
   THRESHER_ASSIGN_OR_RETURN(token.lstrip, node.BoolOr("lstrip", false));

@@ -7,6 +7,8 @@
 namespace thresher::text {
 namespace {
 
+constexpr int64_t kGrowthCeiling = 1'000'000;  // Where products of growth stop.
+
 // Puts every run of non-starters into canonical order. The sources stay where they are: they are in
 // the order of the original text, and spans must not run backwards.
 void Reorder(Characters& characters) {
@@ -129,6 +131,10 @@ class BertNormalizer final : public Normalizer {
     return true;
   }
 
+  // Ideographs get two spaces, a decomposition is at most three times as long, a lowercase one
+  // half.
+  int64_t growth() const override { return 8; }
+
  private:
   static void SeparateIdeographs(Characters& characters) {
     const auto is_ideograph = [](const Character& c) { return IsBertIdeograph(c.code); };
@@ -152,6 +158,7 @@ class BertNormalizer final : public Normalizer {
 
 class Lowercase final : public Normalizer {
  public:
+  int64_t growth() const override { return 2; }
   void Apply(Characters& characters) const override { LowercaseAll(characters); }
   bool ApplyInPlace(std::string& ascii) const override {
     LowercaseAscii(ascii);
@@ -161,6 +168,7 @@ class Lowercase final : public Normalizer {
 
 class StripAccents final : public Normalizer {
  public:
+  int64_t growth() const override { return 1; }
   void Apply(Characters& characters) const override { RemoveIf(characters, IsMark); }
   bool ApplyInPlace(std::string&) const override { return true; }
 };
@@ -185,6 +193,7 @@ class Strip final : public Normalizer {
     if (ascii.empty()) return true;
     return !(left_ && IsWhitespace(ascii.front())) && !(right_ && IsWhitespace(ascii.back()));
   }
+  int64_t growth() const override { return 1; }
 
  private:
   bool left_;
@@ -194,7 +203,10 @@ class Strip final : public Normalizer {
 class Replace final : public Normalizer {
  public:
   Replace(std::string_view pattern, std::string_view content)
-      : pattern_(ToCharacters(pattern, 0)), content_(ToCharacters(content, 0)), text_(pattern) {}
+      : pattern_(ToCharacters(pattern, 0)),
+        content_(ToCharacters(content, 0)),
+        text_(pattern),
+        growth_(1 + static_cast<int64_t>(content.size() / pattern.size())) {}
 
   void Apply(Characters& characters) const override {
     Characters result;
@@ -217,11 +229,13 @@ class Replace final : public Normalizer {
   bool ApplyInPlace(std::string& ascii) const override {
     return ascii.find(text_) == std::string::npos;
   }
+  int64_t growth() const override { return growth_; }
 
  private:
   Characters pattern_;
   Characters content_;
   std::string text_;
+  int64_t growth_;
 };
 
 class Form final : public Normalizer {
@@ -233,6 +247,8 @@ class Form final : public Normalizer {
     if (form_.compose) ComposeAll(characters);
   }
   bool ApplyInPlace(std::string&) const override { return true; }
+  // U+FDFA becomes 18 characters, 11 times its bytes.
+  int64_t growth() const override { return form_.compatible ? 11 : 3; }
 
  private:
   NormalizationForm form_;
@@ -249,6 +265,13 @@ class Sequence final : public Normalizer {
   bool ApplyInPlace(std::string& ascii) const override {
     return std::all_of(normalizers_.begin(), normalizers_.end(),
                        [&](const auto& normalizer) { return normalizer->ApplyInPlace(ascii); });
+  }
+  int64_t growth() const override {
+    int64_t product = 1;
+    for (const auto& normalizer : normalizers_) {
+      product = std::min(product * normalizer->growth(), kGrowthCeiling);
+    }
+    return product;
   }
 
  private:

@@ -2,6 +2,7 @@
 #ifndef THRESHER_BACKEND_TEXT_NORMALIZER_H_
 #define THRESHER_BACKEND_TEXT_NORMALIZER_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -21,6 +22,9 @@ class Normalizer {
   /// The fast path: does to ASCII text what Apply would, if that leaves every byte in its place.
   /// False if it does not (or not surely); the text is then in any state.
   virtual bool ApplyInPlace(std::string& ascii) const = 0;
+
+  /// At most how many times as many bytes a text can become.
+  virtual int64_t growth() const = 0;
 
   /// Normalizes valid UTF-8 that begins at byte `base` of the original text.
   AlignedText Normalize(std::string_view text, int32_t base) const;

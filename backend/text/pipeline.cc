@@ -13,8 +13,9 @@ namespace thresher::text {
 namespace {
 
 absl::Status CheckText(std::string_view text, std::string_view name) {
-  if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    return InvalidArgument("{} is {} bytes long, more than 2 GiB", name, text.size());
+  if (text.size() > kLongestText) {
+    return InvalidArgument("{} has {} bytes; at most {} can be tokenized", name, text.size(),
+                           kLongestText);
   }
   if (const auto position = FindInvalidUtf8(text)) {
     return InvalidArgument("{} is not valid UTF-8: byte 0x{:02x} at offset {}", name,

@@ -19,6 +19,11 @@
 
 namespace thresher::text {
 
+/// The longest text, in bytes, and the most that normalizing may make it grow: positions in
+/// normalized text fit an int32_t.
+inline constexpr size_t kLongestText = size_t{16} << 20;
+inline constexpr int64_t kMostGrowth = 64;
+
 struct Pipeline {
   std::unique_ptr<Vocabulary> vocabulary;  // All tokens, added ones too.
   std::unique_ptr<Normalizer> normalizer;  // Null: none.

@@ -18,8 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The largest vocabularies of the field are a tenth of this.
-constexpr uintmax_t kLargestFile = uintmax_t{256} << 20;
+// The largest vocabularies of the field are half of this.
+constexpr uintmax_t kLargestFile = uintmax_t{64} << 20;
 
 struct File {
   std::string path;

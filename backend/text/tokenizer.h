@@ -20,7 +20,9 @@ namespace thresher {
 struct EncodedToken {
   int32_t id = 0;
   int32_t type_id = 0;  // Token type (segment) as the model wants it.
-  int32_t begin = 0;    // Bytes [begin, end) of the original text; 0, 0 for a special token.
+  /// Bytes [begin, end) of the original text, on character boundaries; 0, 0 for a special token
+  /// that was added. Byte-level tokens that are parts of one character have the whole of it each.
+  int32_t begin = 0;
   int32_t end = 0;
   int32_t sequence = -1;  // 0: first text, 1: second text, -1: a special token that was added.
 };
@@ -45,12 +47,12 @@ class Tokenizer {
   /// Reads `tokenizer.json`, or else `vocab.txt` (WordPiece) or `vocab.json` + `merges.txt`
   /// (byte-level BPE), with `tokenizer_config.json` and `special_tokens_map.json` where present.
   /// NOT_FOUND when the directory has none of them; INVALID_ARGUMENT with file and place when one
-  /// is broken or of a kind that is not supported.
+  /// is broken; UNIMPLEMENTED, with its name, for a kind or a component that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
 
   /// INVALID_ARGUMENT: text that is not UTF-8 (says at which byte), too long without `truncate`
-  /// (says how many tokens it has), or a limit below the number of special tokens. Empty text is
-  /// fine.
+  /// (says how many tokens it has), or longer than 16 MiB; a limit below the number of special
+  /// tokens. Empty text is fine.
   virtual absl::StatusOr<Encoding> Encode(std::string_view text,
                                           const EncodeOptions& options) const = 0;
   virtual absl::StatusOr<Encoding> EncodePair(std::string_view first, std::string_view second,

@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<Vocabulary>> ParseVocabulary(const JsonNode& mode
   auto vocabulary = std::make_unique<Vocabulary>(vocab.value().size() + added_tokens);
   for (const auto& [token, id] : vocab.value().items()) {
     if (!id.is_number_integer()) {
-      return vocab.Error("the id of token '{}' is {}, expected a whole number", token,
+      return vocab.Error("the id of token '{:.100}' is {}, expected a whole number", token,
                          id.type_name());
     }
     if (auto status = vocabulary->Add(token, id.get<int64_t>()); !status.ok()) {
@@ -91,7 +91,7 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseMerge(const JsonNode& n
   THRESHER_ASSIGN_OR_RETURN(const std::string text, node.String());
   const size_t space = text.find(' ');
   if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-    return node.Error("'{}' is not two tokens with a space between", text);
+    return node.Error("'{:.100}' is not two tokens with a space between", text);
   }
   return std::pair(text.substr(0, space), text.substr(space + 1));
 }
@@ -147,6 +147,10 @@ absl::StatusOr<Pipeline> ParseTokenizerJson(std::string_view contents, std::stri
   if (root.Has("normalizer")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("normalizer"));
     THRESHER_ASSIGN_OR_RETURN(pipeline.normalizer, ParseNormalizer(node));
+    if (const int64_t growth = pipeline.normalizer->growth(); growth > kMostGrowth) {
+      return node.Error("may make a text {} times as long, more than {} times", growth,
+                        kMostGrowth);
+    }
   }
   if (root.Has("pre_tokenizer")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("pre_tokenizer"));

@@ -20,18 +20,19 @@ Vocabulary::Vocabulary(size_t expected)
 }
 
 absl::Status Vocabulary::Add(std::string token, int64_t id) {
-  if (id < 0) return InvalidArgument("token '{}' has the negative id {}", token, id);
+  if (id < 0) return InvalidArgument("token '{:.100}' has the negative id {}", token, id);
   if (id >= id_limit_) {
-    return InvalidArgument("token '{}' has the id {}, too large for a vocabulary of this size",
+    return InvalidArgument("token '{:.100}' has the id {}, too large for a vocabulary of this size",
                            token, id);
   }
   const auto index = static_cast<int32_t>(id);
   if (Has(index)) {
-    return InvalidArgument("tokens '{}' and '{}' have the same id {}", Text(index), token, id);
+    return InvalidArgument("tokens '{:.100}' and '{:.100}' have the same id {}", Text(index), token,
+                           id);
   }
   const auto [entry, fresh] = ids_.try_emplace(std::move(token), index);
   if (!fresh) {
-    return InvalidArgument("token '{}' is there twice, with ids {} and {}", entry->first,
+    return InvalidArgument("token '{:.100}' is there twice, with ids {} and {}", entry->first,
                            entry->second, id);
   }
   if (index >= size()) tokens_.resize(index + 1);

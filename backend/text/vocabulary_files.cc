@@ -129,7 +129,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseMerges(
         if (line.starts_with("#version")) return absl::OkStatus();
         const size_t space = line.find(' ');
         if (space == std::string_view::npos || line.find(' ', space + 1) != line.npos) {
-          return InvalidArgument("'{}' is not two tokens with a space between", line);
+          return InvalidArgument("'{:.100}' is not two tokens with a space between", line);
         }
         merges.emplace_back(line.substr(0, space), line.substr(space + 1));
         return absl::OkStatus();
@@ -186,7 +186,7 @@ absl::StatusOr<Pipeline> ParseVocabAndMerges(std::string_view vocab, std::string
   Vocabulary& vocabulary = *pipeline.vocabulary;
   for (const auto& [token, id] : document.items()) {
     if (!id.is_number_integer()) {
-      return root.Error("the id of token '{}' is {}, expected a whole number", token,
+      return root.Error("the id of token '{:.100}' is {}, expected a whole number", token,
                         id.type_name());
     }
     if (auto status = vocabulary.Add(token, id.get<int64_t>()); !status.ok()) {

@@ -5,13 +5,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <vector>
 
 #include "backend/device/cpu/highway_product.h"
 #include "backend/device/cpu/isa.h"
+#include "backend/device/cpu/thread_pool.h"
 #include "backend/tensor/status.h"
 #include "tests/device/random_data.h"
 
@@ -169,6 +173,34 @@ TEST(OneDnnProduct, TheProbeFindsKernelsThatSumInAnotherOrder) {
     EXPECT_TRUE(probe->buckets.empty() || probe->buckets.back() == kMaxChunkRows);
     EXPECT_EQ(probe->buckets.empty(), probe->implementation.empty());
   }
+}
+
+int ThreadsOfThisProcess() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<int>(std::distance(begin(tasks), end(tasks)));
+}
+
+TEST(OneDnnProduct, ThreadsShareAProductAndOpenMpStartsNone) {
+  RandomData random(4);
+  const int64_t in = 128, out = 192, rows = 40;
+  const MatrixBuffer weight = random.Normal(out, in);
+  WeightRows weight_rows(Stored(weight.view()), Precision::kInt8);
+  std::vector<float> scales;
+  OneDnn onednn(AnyKernel);
+  const auto packed = onednn.Pack(weight_rows, scales);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  ASSERT_NE(*packed, nullptr);
+  std::vector<std::byte> source(static_cast<size_t>(rows * in));
+  for (std::byte& value : source) value = static_cast<std::byte>(random.Integer(-63, 63));
+  const auto expected = MultiplyAll<int32_t>(**packed, source, in, 0, rows, out);
+  ThreadPool pool(4);
+  std::atomic<int> different = 0;
+  const int before = ThreadsOfThisProcess();
+  pool.ParallelFor(100, [&](int64_t, int) {
+    if (MultiplyAll<int32_t>(**packed, source, in, 0, rows, out) != expected) ++different;
+  });
+  EXPECT_EQ(different, 0);
+  EXPECT_EQ(ThreadsOfThisProcess(), before);
 }
 
 TEST(OneDnnProduct, Int8AgreesWithOwnKernelsBitForBit) {

@@ -303,6 +303,8 @@ TEST_F(TokenizerJsonTest, BrokenAddedTokens) {
   ExpectBroken(bert_, "added_tokens[4].id", added({{"content", "x"}, {"id", -3}}));
   ExpectBroken(bert_, "too large", added({{"content", "x"}, {"id", 2147483647}}));
   ExpectBroken(bert_, "same id 4", added({{"content", "x"}, {"id", 4}}));
+  ExpectBroken(bert_, "added_tokens[4].content",
+               added({{"content", std::string(2000, 'x')}, {"id", 6}}));
   ExpectBroken(bert_, "there twice", added({{"content", "a"}, {"id", 6}}));
   ExpectBroken(bert_, "added_tokens[4].lstrip",
                added({{"content", "x"}, {"id", 6}, {"lstrip", "no"}}));
@@ -320,6 +322,11 @@ TEST_F(TokenizerJsonTest, BrokenComponents) {
   });
   ExpectBroken(bert_, "normalizer.normalizers[0]: 'type'", [](json& d) {
     d["normalizer"] = {{"type", "Sequence"}, {"normalizers", {json::object()}}};
+  });
+  ExpectBroken(bert_, "normalizer: may make a text", [](json& d) {
+    const json twice = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+    d["normalizer"] = {{"type", "Sequence"}, {"normalizers", json::array()}};
+    for (int i = 0; i < 40; ++i) d["normalizer"]["normalizers"].push_back(twice);
   });
   ExpectBroken(bert_, "behavior 'Gone'", [](json& d) {
     d["pre_tokenizer"] = {{"type", "Punctuation"}, {"behavior", "Gone"}};

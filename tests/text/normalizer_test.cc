@@ -108,6 +108,27 @@ TEST(NormalizerTest, SmallOnes) {
   EXPECT_EQ(Normalize(*MakeSequence(std::move(parts)), "Éa"), "ea");
 }
 
+TEST(NormalizerTest, NoCharacterGrowsMoreThanToldBeforehand) {
+  std::vector<std::unique_ptr<Normalizer>> normalizers;
+  normalizers.push_back(MakeBertNormalizer({.strip_accents = false}));
+  normalizers.push_back(MakeBertNormalizer({}));
+  normalizers.push_back(MakeLowercase());
+  for (const bool compatible : {false, true}) {
+    for (const bool compose : {false, true}) {
+      normalizers.push_back(MakeNormalizationForm({.compose = compose, .compatible = compatible}));
+    }
+  }
+  for (char32_t c = 0; c <= 0x2FFFF; ++c) {
+    if (c >= 0xD800 && c <= 0xDFFF) continue;
+    std::string text;
+    AppendUtf8(c, text);
+    for (const auto& normalizer : normalizers) {
+      ASSERT_LE(Normalize(*normalizer, text).size(), text.size() * normalizer->growth())
+          << std::hex << uint32_t{c};
+    }
+  }
+}
+
 TEST(NormalizerTest, EveryByteKnowsItsSource) {
   const std::string text = "aÉ\x07中e\u0301z";
   const AlignedText normalized = MakeBertNormalizer({})->Normalize(text, 10);

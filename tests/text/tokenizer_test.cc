@@ -165,6 +165,12 @@ TEST_F(PairTest, ALimitBelowTheSpecialTokensIsAnError) {
   EXPECT_FALSE(tokenizer_->Encode("a", {.max_tokens = -1}).ok());
 }
 
+TEST_F(PairTest, AHugeTextIsAnError) {
+  const std::string text((size_t{16} << 20) + 1, 'a');
+  EXPECT_EQ(tokenizer_->Encode(text, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(tokenizer_->Encode(std::string_view(text).substr(1), {}).ok());
+}
+
 TEST_F(PairTest, InvalidUtf8IsAnErrorThatSaysWhere) {
   const auto single = tokenizer_->Encode("ab\xFFz", {});
   EXPECT_EQ(single.status().code(), absl::StatusCode::kInvalidArgument);

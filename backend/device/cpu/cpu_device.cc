@@ -280,7 +280,9 @@ class CpuDevice final : public Device {
   }
 
   absl::Status AttentionChecked(const AttentionInput& input, Matrix out) {
-    const auto [heads, kv_heads, head_dim] = input.shape;
+    const int64_t heads = input.shape.heads;
+    const int64_t group = heads / input.shape.kv_heads;  // Heads that share a key and value.
+    const int64_t head_dim = input.shape.head_dim;
     blocks_.clear();
     int64_t work = 0;
     for (size_t s = 0; s + 1 < input.offsets.size(); ++s) {
@@ -294,7 +296,7 @@ class CpuDevice final : public Device {
     ForTasks(static_cast<int64_t>(blocks_.size()) * heads, work, [&](int64_t task, int index) {
       const auto [sequence, first] = blocks_[static_cast<size_t>(task / heads)];
       const int64_t head = task % heads;
-      const int64_t kv_column = head / (heads / kv_heads) * head_dim;
+      const int64_t kv_column = head / group * head_dim;
       const int64_t column = head * head_dim;
       const int64_t begin = input.offsets[sequence];
       const int64_t keys = input.offsets[sequence + 1] - begin;

@@ -77,7 +77,34 @@ HWY_INLINE void FloatTile(const float* HWY_RESTRICT a, size_t a_stride, const TB
   }
 }
 
-/// The same in integers, exact: A is 8-bit values in int16 pairs, k is even, and B holds for each
+/// `kTiles` neighbouring tiles of one row, `tile_stride` elements of B apart. A row of one tile
+/// alone would mostly wait for its own two chains of additions.
+template <size_t kTiles, typename TB>
+HWY_NOINLINE void FloatRow(const float* HWY_RESTRICT a, const TB* HWY_RESTRICT b,
+                           size_t tile_stride, size_t k, float* HWY_RESTRICT c) {
+  const FloatTag d;
+  const size_t lanes = hn::Lanes(d);
+  hn::Vec<FloatTag> sum[kTiles][2];
+#pragma GCC unroll 16
+  for (size_t t = 0; t < kTiles; ++t) sum[t][0] = sum[t][1] = hn::Zero(d);
+  for (size_t i = 0; i < k; ++i) {
+    const auto ai = hn::Set(d, a[i]);
+#pragma GCC unroll 16
+    for (size_t t = 0; t < kTiles; ++t) {
+      hn::Vec<FloatTag> b0, b1;
+      LoadB(b + t * tile_stride + i * 2 * lanes, b0, b1);
+      sum[t][0] = hn::MulAdd(ai, b0, sum[t][0]);
+      sum[t][1] = hn::MulAdd(ai, b1, sum[t][1]);
+    }
+  }
+#pragma GCC unroll 16
+  for (size_t t = 0; t < kTiles; ++t) {
+    hn::StoreU(sum[t][0], d, c + t * 2 * lanes);
+    hn::StoreU(sum[t][1], d, c + t * 2 * lanes + lanes);
+  }
+}
+
+/// A tile in integers, exact: A is 8-bit values in int16 pairs, k is even, and B holds for each
 /// pair of k its columns' two values side by side.
 template <size_t kRows, typename TB>
 HWY_INLINE void IntTile(const int16_t* HWY_RESTRICT a, size_t a_stride, const TB* HWY_RESTRICT b,

@@ -21,9 +21,16 @@ template <typename TA, typename TB, typename TC>
 void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, const TB* b, size_t k, size_t cols,
                    TC* c, size_t c_stride) {
   const size_t tile_cols = TileCols();
+  size_t first = 0;
+  if constexpr (sizeof(TA) == sizeof(float)) {
+    constexpr size_t kTiles = 4;
+    for (; rows == 1 && first + kTiles * tile_cols <= cols; first += kTiles * tile_cols) {
+      FloatRow<kTiles>(a, b + first * k, k * tile_cols, k, c + first);
+    }
+  }
   for (size_t k0 = 0; k0 < k; k0 += kBlock) {
     const size_t depth = std::min(kBlock, k - k0);
-    for (size_t n = 0; n < cols; n += tile_cols) {
+    for (size_t n = first; n < cols; n += tile_cols) {
       const TB* tile = b + n * k + k0 * tile_cols;
       for (size_t m = 0; m < rows; m += kTileRows) {
         TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
