@@ -27,12 +27,6 @@ Task TaskOf(Method method) {
   return Task::kNone;
 }
 
-absl::Status CheckPolicy(std::string_view policy) {
-  if (policy.empty() || policy == kDensePolicy) return absl::OkStatus();
-  return InvalidArgument("sparsity policy '{}' is not known here; this server knows: {}", policy,
-                         kDensePolicy);
-}
-
 absl::StatusOr<Encoding> Encode(const InferenceRequest& request, const InferenceInput& input) {
   const ServedModel& model = *request.model;
   if (!input.ids.empty()) {
@@ -132,7 +126,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   }
 
   void Start() {
-    if (absl::Status status = CheckPolicy(request_.policy); !status.ok()) return Fail(status);
+    if (absl::Status status = ParsePolicy(); !status.ok()) return Fail(status);
     if (Now() >= request_.deadline) {
       return Fail(DeadlineExceeded("the deadline had passed when the call arrived"));
     }
@@ -154,6 +148,19 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   }
 
  private:
+  absl::Status ParsePolicy() {
+    if (request_.max_quality_loss) {
+      return InvalidArgument(
+          "max_quality_loss: model '{}' has no calibrated profile; say a policy instead",
+          request_.model->name);
+    }
+    if (request_.policy.empty()) return absl::OkStatus();
+    auto policy = request_.model->engine->ParsePolicy(request_.policy);
+    if (!policy.ok()) return Annotate(policy.status(), "sparsity");
+    policy_ = *std::move(policy);
+    return absl::OkStatus();
+  }
+
   absl::Status Prepare(size_t i, std::vector<Job>* jobs) {
     InferenceResult& result = answer_.results[i];
     const absl::Time begin = Now();
@@ -167,6 +174,8 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
     }
     Job job;
     job.sequence = ToSequence(request_, result.encoding);
+    job.sequence.policy = policy_;
+    job.sequence.explain = request_.explain;
     job.engine = request_.model->engine;
     THRESHER_RETURN_IF_ERROR(job.engine->Validate(job.sequence));
     job.deadline = request_.deadline;
@@ -250,6 +259,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   Inference* const inference_;
   const InferenceRequest request_;
   const InferenceDone done_;
+  std::shared_ptr<const Policy> policy_;  // Null: dense.
   InferenceAnswer answer_;
   std::atomic<int> waiting_ = 0;
 };

@@ -4,7 +4,7 @@
 // An input that can't be answered fails alone; its Result has the status. The call as a whole fails
 //   - before anything is computed: no inputs or too many (INVALID_ARGUMENT), an unknown model
 //     (NOT_FOUND), one that is not ready or a server that drains (UNAVAILABLE), a method that the
-//     model has no head for (UNIMPLEMENTED), an unknown sparsity policy (INVALID_ARGUMENT), a full
+//     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have (INVALID_ARGUMENT), a full
 //     queue (RESOURCE_EXHAUSTED), a deadline that has passed or can't be met (DEADLINE_EXCEEDED);
 //   - afterwards: with its only input's status, or when every input failed with one code that is
 //   not
@@ -53,6 +53,8 @@ struct InferenceRequest {
   bool add_special_tokens = true;
   int32_t priority = 0;
   std::string_view policy;         // Sparsity; empty: dense.
+  std::optional<double> max_quality_loss;  // Instead of a policy.
+  bool explain = false;                    // Report each layer and each token.
   std::optional<Pooling> pooling;  // Embeddings; unset: the model's.
   std::optional<bool> normalize;
   absl::Time arrival = absl::InfinitePast();  // On Clock::Real(), as is `deadline`.
@@ -82,9 +84,6 @@ using InferenceDone = std::function<void(absl::StatusOr<InferenceAnswer>)>;
 
 /// What a model without a head is for is "embedding".
 std::string_view TaskName(Task task);
-
-/// The policy that is used for a request without one, and the only one that all servers have.
-inline constexpr std::string_view kDensePolicy = "dense";
 
 /// Thread-safe.
 class Inference {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
 #include "server/build_info.h"
 #include "server/open_inference_tensors.h"
@@ -152,12 +153,27 @@ OutputTensor MakeOutput(const std::string& name, const ModelInfo& info,
   return make({head_rows, columns}, floats);
 }
 
+/// What was computed, summed over the rows: as shares of dense, and bytes.
+void FillWork(const InferenceAnswer& answer,
+              google::protobuf::Map<std::string, inference::InferParameter>* facts) {
+  v1::PruningReport::Work total;
+  for (const InferenceResult& result : answer.results) {
+    AddWork(result.output.report.total(), &total);
+  }
+  (*facts)["policy"].set_string_param(answer.results.front().output.report.policy());
+  for (const auto& [kind, share] : KeepRatios(total)) {
+    (*facts)["keep_" + std::string(kind)].set_double_param(share);
+  }
+  (*facts)["bytes_dense"].set_int64_param(total.bytes().dense());
+  (*facts)["bytes_done"].set_int64_param(total.bytes().done());
+}
+
 void FillFacts(const InferenceAnswer& answer, ModelInferResponse* response) {
   auto& facts = *response->mutable_parameters();
   const auto seconds = [&](const char* name, absl::Duration duration) {
     facts[name].set_double_param(absl::ToDoubleSeconds(duration));
   };
-  facts["policy"].set_string_param(std::string(kDensePolicy));
+  FillWork(answer, &facts);
   seconds("queue_seconds", answer.times.queue);
   seconds("tokenize_seconds", answer.times.tokenize);
   seconds("compute_seconds", answer.times.compute);

@@ -48,7 +48,7 @@ void FillHead(const InferenceAnswer& answer, Response* response) {
   *response->mutable_timings() = ToTimings(answer.times);
 }
 
-v1::ResultInfo ToInfo(const ModelInfo& model, const InferenceResult& result) {
+v1::ResultInfo ToInfo(const InferenceResult& result) {
   v1::ResultInfo info;
   *info.mutable_timings() = ToTimings(result.times);
   *info.mutable_status() = ToProto(result.status);
@@ -58,10 +58,7 @@ v1::ResultInfo ToInfo(const ModelInfo& model, const InferenceResult& result) {
   if (result.batch_sequences == 0) return info;  // Nothing was computed.
   info.set_batch_sequences(result.batch_sequences);
   info.set_batch_tokens(result.batch_tokens);
-  const int64_t rows = static_cast<int64_t>(result.encoding.tokens.size()) * model.layers;
-  info.mutable_report()->set_policy(std::string(kDensePolicy));
-  info.mutable_report()->mutable_tokens()->set_dense(rows);
-  info.mutable_report()->mutable_tokens()->set_done(rows);
+  *info.mutable_report() = result.output.report;
   return info;
 }
 
@@ -72,7 +69,7 @@ void FillResults(InferenceAnswer& answer, Results* results, const Fill& fill) {
   for (size_t i = 0; i < answer.results.size(); ++i) {
     InferenceResult& result = answer.results[i];
     auto* proto = results->Add();
-    *proto->mutable_info() = ToInfo(answer.model->model->info, result);
+    *proto->mutable_info() = ToInfo(result);
     if (result.status.ok()) fill(i, result, proto);
   }
 }
@@ -153,7 +150,12 @@ const auto& InputsOf(const Request& request) {
 absl::Status SetOptions(const v1::RequestOptions& options, InferenceRequest* work) {
   work->truncate = options.truncate();
   work->priority = options.priority();
-  work->policy = options.sparsity().policy();
+  const v1::SparsityOptions& sparsity = options.sparsity();
+  work->policy = sparsity.policy();
+  if (sparsity.choice_case() == v1::SparsityOptions::kMaxQualityLoss) {
+    work->max_quality_loss = sparsity.max_quality_loss();
+  }
+  work->explain = sparsity.explain();
   return absl::OkStatus();
 }
 

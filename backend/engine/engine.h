@@ -57,9 +57,10 @@ class Engine {
   virtual absl::Status Validate(const Sequence& sequence) const = 0;
 
   /// A policy for this model from its text (backend/sparsity/policy.h). INVALID_ARGUMENT names what
-  /// is wrong.
-  virtual absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(
-      std::string_view text) const = 0;
+  /// is wrong; UNIMPLEMENTED: an engine that only runs dense.
+  virtual absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const {
+    return absl::UnimplementedError("this engine only runs dense");
+  }
 
   /// Predicted work in dense-token equivalents; what a batch's budget is counted in. At least 1.
   virtual int64_t Cost(const Sequence& sequence) const = 0;

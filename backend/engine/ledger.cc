@@ -1,6 +1,5 @@
 #include "backend/engine/ledger.h"
 
-#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -68,22 +67,6 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
   return work;
-}
-
-void AddWork(const Work& work, Work* total) {
-  const auto add = [](const Amount& from, Amount* to) {
-    to->set_dense(to->dense() + from.dense());
-    to->set_done(to->done() + from.done());
-  };
-  add(work.tokens(), total->mutable_tokens());
-  add(work.heads(), total->mutable_heads());
-  add(work.values(), total->mutable_values());
-  add(work.scores(), total->mutable_scores());
-  add(work.qkv_rows(), total->mutable_qkv_rows());
-  add(work.ffn_full_precision(), total->mutable_ffn_full_precision());
-  add(work.bytes(), total->mutable_bytes());
-  total->set_softmax_rows(total->softmax_rows() + work.softmax_rows());
-  total->set_refetched_rows(total->refetched_rows() + work.refetched_rows());
 }
 
 }  // namespace thresher

@@ -4,7 +4,6 @@
 #define THRESHER_BACKEND_ENGINE_LEDGER_H_
 
 #include <cstdint>
-#include <span>
 
 #include "backend/device/plan.h"
 #include "backend/sparsity/policy.h"
@@ -16,9 +15,6 @@ namespace thresher {
 /// `record` says under `plan` (null: dense).
 v1::PruningReport::Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows,
                                   const SequencePlan* plan, const AttentionRecord& record);
-
-/// Adds every amount of `work` to `total`.
-void AddWork(const v1::PruningReport::Work& work, v1::PruningReport::Work* total);
 
 }  // namespace thresher
 

@@ -8,6 +8,7 @@
 #include "backend/device/shape_checks.h"
 #include "backend/engine/ledger.h"
 #include "backend/model/rows.h"
+#include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {

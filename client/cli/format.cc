@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
 
 namespace thresher::cli {
@@ -123,6 +124,20 @@ Json ToJson(const Message& message) {
     } else if (!field.has_presence() || reflection.HasField(message, &field)) {
       json[field.name()] = Value(message, field, -1);
     }
+  }
+  return json;
+}
+
+Json ReportJson(const v1::PruningReport& report) {
+  Json keep;
+  for (const auto& [kind, share] : KeepRatios(report.total())) keep[std::string(kind)] = share;
+  Json json;
+  json["policy"] = report.policy();
+  json["keep"] = std::move(keep);
+  json["bytes"] = ToJson(report.total().bytes());
+  const Json parts = ToJson(report);
+  for (const auto& [name, value] : parts.items()) {
+    if (name != "policy") json[name] = value;
   }
   return json;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "thresher/v1/sparsity.pb.h"
 #include "thresher/v1/thresher.pb.h"
 
 namespace thresher::cli {
@@ -24,6 +25,9 @@ Json JsonFloats(const google::protobuf::RepeatedField<float>& values);
 /// Every field under its own name, numbers as numbers, whatever the schema grows to hold; messages
 /// and optional fields only where they are set.
 Json ToJson(const google::protobuf::Message& message);
+/// The account of what ran: the message, and before its parts `keep` (done over dense by kind) and
+/// `bytes`.
+Json ReportJson(const v1::PruningReport& report);
 /// {"code", "message"}: the code's canonical name.
 Json ToJson(const absl::Status& status);
 /// One line, without its end. Bytes that are not UTF-8 become U+FFFD.

@@ -52,12 +52,16 @@ void AddComputeFlags(CLI::App& app, TextFlags& flags) {
                  "What the server may leave out, NAME[:key=value,...] (default: nothing)")
       ->option_text("POLICY")
       ->group("Calls");
+  app.add_flag("--explain", flags.explain,
+               "With --json: report each layer, and how many layers each token went through")
+      ->group("Calls");
 }
 
 v1::RequestOptions ToOptions(const TextFlags& flags) {
   v1::RequestOptions options;
   options.set_truncate(flags.truncate);
   if (!flags.sparsity.empty()) options.mutable_sparsity()->set_policy(flags.sparsity);
+  if (flags.explain) options.mutable_sparsity()->set_explain(true);
   return options;
 }
 
@@ -91,7 +95,7 @@ void Reporter::Answered(const Record& record, const v1::ResultInfo& info, const 
   json["token_count"] = info.tokens();
   if (info.truncated()) json["truncated"] = true;
   json["timings"] = ToJson(info.timings());
-  if (info.has_report()) json["report"] = ToJson(info.report());
+  if (info.has_report()) json["report"] = ReportJson(info.report());
   Output(Dump(json) + "\n");
 }
 

@@ -29,6 +29,7 @@ struct TextFlags {
   CallLimits limits;
   bool truncate = false;
   std::string sparsity;
+  bool explain = false;
   bool timings = false;
   bool quiet = false;
 };

@@ -77,7 +77,12 @@ TEST_F(CliTest, JsonHasAllFacts) {
     "index": 0, "text": "abc", "pair": "d", "label": "negative",
     "scores": {"negative": 0.75, "positive": 0.25}, "token_count": 3,
     "timings": {"queue": 0.25, "tokenize": 0.0, "compute": 0.0, "total": 0.5},
-    "report": {"policy": "dense", "tokens": {"dense": 5000000000, "done": 0}}})"));
+    "report": {"policy": "dense",
+      "keep": {"token": 0.0, "head": 1.0, "value": 1.0, "score": 1.0, "qkv_row": 1.0,
+               "ffn_full_precision": 1.0},
+      "bytes": {"dense": 0, "done": 0},
+      "total": {"tokens": {"dense": 5000000000, "done": 0}, "softmax_rows": 0,
+                "refetched_rows": 0}}})"));
 }
 
 TEST_F(CliTest, OneBadTextFailsAlone) {

@@ -61,7 +61,7 @@ class FakeServer {
     info.mutable_timings()->set_total(0.5);
     info.set_tokens(static_cast<int>(text.size()));
     info.mutable_report()->set_policy("dense");
-    info.mutable_report()->mutable_tokens()->set_dense(5'000'000'000);
+    info.mutable_report()->mutable_total()->mutable_tokens()->set_dense(5'000'000'000);
     return info;
   }
 

@@ -38,8 +38,10 @@ TEST(JsonFloatTest, NotANumberIsNull) {
 TEST(ToJsonTest, MessageKeepsFieldNamesAndNumbers) {
   v1::PruningReport report;
   report.set_policy("dense");
-  report.mutable_tokens()->set_dense(5'000'000'000);
-  EXPECT_EQ(Dump(ToJson(report)), R"({"policy":"dense","tokens":{"dense":5000000000,"done":0}})");
+  report.mutable_total()->mutable_tokens()->set_dense(5'000'000'000);
+  EXPECT_EQ(Dump(ToJson(report)),
+            R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
+            R"("softmax_rows":0,"refetched_rows":0}})");
 }
 
 TEST(ToJsonTest, MessagesThatAreNotSetAreLeftOut) {

@@ -102,7 +102,8 @@ TEST_F(AnswersTest, JsonHasTheKeysThatScriptsRead) {
   }
   EXPECT_GE(line["timings"]["total"].get<double>(), line["timings"]["compute"].get<double>());
   EXPECT_EQ(line["report"]["policy"], "dense");
-  EXPECT_EQ(line["report"]["tokens"]["done"], line["report"]["tokens"]["dense"]);
+  EXPECT_EQ(line["report"]["keep"]["token"], 1.0);
+  EXPECT_EQ(line["report"]["bytes"]["done"], line["report"]["bytes"]["dense"]);
 }
 
 TEST_F(AnswersTest, SameTextGivesTheSameBitsAloneAndInAnyBatch) {

@@ -72,8 +72,11 @@ TEST_F(ThresherServiceTest, EveryResultTellsItsFacts) {
     EXPECT_GE(info.batch_sequences(), 1);
     EXPECT_GE(info.batch_tokens(), info.tokens());
     EXPECT_EQ(info.report().policy(), "dense");
-    EXPECT_EQ(info.report().tokens().dense(), 6 * info.tokens());  // Six layers.
-    EXPECT_EQ(info.report().tokens().done(), info.report().tokens().dense());
+    const v1::PruningReport::Work& total = info.report().total();
+    EXPECT_EQ(total.tokens().dense(), 6 * info.tokens());  // Six layers.
+    EXPECT_EQ(total.tokens().done(), total.tokens().dense());
+    EXPECT_EQ(total.scores().dense(), 6 * 6 * info.tokens() * info.tokens());
+    EXPECT_EQ(total.bytes().done(), total.bytes().dense());
     EXPECT_GT(info.timings().compute(), 0);
     EXPECT_GE(info.timings().total(),
               info.timings().queue() + info.timings().tokenize() + info.timings().compute());
