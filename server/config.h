@@ -3,13 +3,11 @@
 #ifndef THRESHER_SERVER_CONFIG_H_
 #define THRESHER_SERVER_CONFIG_H_
 
-#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "thresher/v1/config.pb.h"
 
@@ -38,16 +36,6 @@ absl::Status ValidateModelConfig(const v1::ModelConfig& config);
 /// A model's name as it appears in requests, metrics and directories: [A-Za-z0-9_.-]+, at most 128
 /// bytes, not beginning with a dot (so never a path to elsewhere).
 bool IsModelName(std::string_view name);
-
-/// Where to listen. `host` is a name or a numeric address, without the brackets of IPv6.
-struct Address {
-  std::string host;
-  int port = 0;  // 0: any free one.
-};
-/// "HOST:PORT" or "[IPV6]:PORT".
-absl::StatusOr<Address> ParseAddress(std::string_view text);
-/// The inverse of ParseAddress.
-std::string ToString(const Address& address);
 
 /// A duration of the configuration, as absl's.
 absl::Duration ToDuration(const google::protobuf::Duration& duration);

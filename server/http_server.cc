@@ -18,7 +18,7 @@
 #include "absl/time/clock.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
-#include "server/config.h"
+#include "server/address.h"
 
 namespace thresher {
 namespace {

@@ -1,6 +1,7 @@
 #include "server/log.h"
 
 #include <fmt/format.h>
+#include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -54,6 +55,14 @@ class LineFormatter final : public spdlog::formatter {
   LogFormat format_;
 };
 
+/// gRPC's own records, so that a log that is to be JSON is JSON throughout.
+void LogFromGrpc(gpr_log_func_args* record) {
+  const auto level = record->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::err
+                     : record->severity == GPR_LOG_SEVERITY_INFO ? spdlog::level::info
+                                                                 : spdlog::level::debug;
+  spdlog::log(level, "grpc: {}", record->message);
+}
+
 }  // namespace
 
 std::unique_ptr<spdlog::formatter> MakeLogFormatter(LogFormat format) {
@@ -66,6 +75,7 @@ void InitLog(std::string_view level, std::string_view format) {
   logger->set_formatter(MakeLogFormatter(format == "json" ? LogFormat::kJson : LogFormat::kText));
   logger->set_level(spdlog::level::from_str(std::string(level)));
   spdlog::set_default_logger(std::move(logger));
+  gpr_set_log_function(LogFromGrpc);
 }
 
 }  // namespace thresher

@@ -17,8 +17,8 @@ enum class LogFormat { kText, kJson };
 ///   json: {"time":"2026-01-31T12:00:00.123456Z","level":"warning","message":"..."}
 std::unique_ptr<spdlog::formatter> MakeLogFormatter(LogFormat format);
 
-/// Makes spdlog's default logger write to stderr. `level` and `format` as the configuration names
-/// them; call before other threads log.
+/// Makes spdlog's default logger write to stderr, and gRPC log through it. `level` and `format` as
+/// the configuration names them; call before other threads log.
 void InitLog(std::string_view level, std::string_view format);
 
 }  // namespace thresher

@@ -15,6 +15,7 @@
 #include "backend/device/cpu_resources.h"
 #include "backend/scheduler/scheduler.h"
 #include "backend/tensor/status.h"
+#include "server/address.h"
 #include "server/build_info.h"
 #include "server/config.h"
 #include "server/flags.h"
@@ -139,7 +140,11 @@ int Serve(const v1::ServerConfig& config) {
   grpc_options.max_message_bytes = config.max_message_bytes();
   grpc_options.max_inputs = config.max_inputs();
   const auto grpc = GrpcServer::Start(grpc_options, &repository, &scheduler, &metrics);
-  if (!grpc.ok()) return Fail(Annotate(grpc.status(), "gRPC"));
+  if (!grpc.ok()) {
+    // gRPC logs the reason and keeps it out of its answer: the kernel is asked again.
+    const absl::Status reason = CheckBind(config.listen());
+    return Fail(Annotate(reason.ok() ? grpc.status() : reason, "gRPC"));
+  }
 
   HttpServerOptions http_options;
   http_options.listen = config.http();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/tensor/status.h"
+#include "server/address.h"
 #include "server/build_info.h"
 #include "server/config.h"
 #include "server/config_file.h"

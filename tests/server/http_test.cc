@@ -10,6 +10,7 @@
 #include <string>
 
 #include "backend/tensor/status.h"
+#include "server/address.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
@@ -276,6 +277,8 @@ TEST_F(HttpServerTest, ATakenAddressIsNamedWithTheReason) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(second.status()), HasSubstr(server_->address()));
   EXPECT_THAT(Message(second.status()), HasSubstr("in use"));
+  EXPECT_THAT(Message(CheckBind(options.listen)), HasSubstr("in use"));
+  EXPECT_TRUE(CheckBind("127.0.0.1:0").ok());
 }
 
 TEST_F(HttpServerTest, AddressesOfOthersAndNonsenseAreErrors) {

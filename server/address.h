@@ -1,0 +1,27 @@
+// HOST:PORT, as the configuration names where to listen.
+#ifndef THRESHER_SERVER_ADDRESS_H_
+#define THRESHER_SERVER_ADDRESS_H_
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace thresher {
+
+/// Where to listen. `host` is a name or a numeric address, without the brackets of IPv6.
+struct Address {
+  std::string host;
+  int port = 0;  // 0: any free one.
+};
+/// "HOST:PORT" or "[IPV6]:PORT".
+absl::StatusOr<Address> ParseAddress(std::string_view text);
+/// The inverse of ParseAddress.
+std::string ToString(const Address& address);
+/// Whether one could listen there now. UNAVAILABLE: no, with the kernel's reason.
+absl::Status CheckBind(const std::string& address);
+
+}  // namespace thresher
+
+#endif  // THRESHER_SERVER_ADDRESS_H_
