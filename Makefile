@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo build test test-all bench install format lint packages clean
+.PHONY: help demo build test test-all bench install format lint packages lint-packages clean
 
 help:  ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,14 +28,17 @@ bench: packages  ## Measure; writes build/bench/results.json and results.md.
 install: build  ## Install under PREFIX (default /usr/local), honours DESTDIR.
 	@DESTDIR="$(DESTDIR)" cmake --install build/release --prefix "$(PREFIX)"
 
-format: packages  ## Format every C++ file in place.
+format: lint-packages  ## Format every C++ file in place.
 	@git ls-files -co --exclude-standard '*.cc' '*.h' | xargs clang-format -i
 
-lint: packages  ## Check the format, and run clang-tidy on everything.
+lint: lint-packages  ## Check the format, and run clang-tidy on everything.
 	@git ls-files -co --exclude-standard '*.cc' '*.h' | xargs clang-format --dry-run -Werror
 	@cmake --preset release --log-level=WARNING
 	@cmake --build --preset release -j $(JOBS) --target thresher_grpc
 	@run-clang-tidy -quiet -p build/release -j $(JOBS) "$(CURDIR)/(backend|server|client|tests|bench)/.*\.cc$$"
+
+lint-packages:
+	@deploy/install-packages build test lint
 
 packages:  # Installs the Debian packages that are missing; silent when none is.
 	@deploy/install-packages build test
