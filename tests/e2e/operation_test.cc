@@ -34,15 +34,33 @@ absl::StatusCode Code(const absl::StatusOr<v1::ClassifyResponse>& response) {
 }
 
 std::string RequestsTotal(const std::string& outcome) {
-  return "thresher_requests_total{model=\"sst2-mini\",method=\"classify\",outcome=\"" + outcome +
+  return "thresher_requests_total{method=\"Classify\",model=\"sst2-mini\",outcome=\"" + outcome +
          "\"}";
 }
 
-/// The embedded model under `arguments`; requests wait in the queue for as long as `delay`.
-std::vector<std::string> Holding(const std::string& delay,
-                                 std::vector<std::string> arguments = {}) {
-  arguments.insert(arguments.end(), {"--model", EmbeddedModel(), "--max-batch-delay", delay});
+/// A server whose scheduler waits for more work unless a deadline is near: calls without one stay
+/// in the queue until a call with one comes, or the server stops.
+std::vector<std::string> Holding(std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--model", EmbeddedModel(), "--max-batch-delay", "10m"});
   return arguments;
+}
+
+/// A server that runs for seconds on Work(), and the arguments that make it so slow.
+std::vector<std::string> Slow(std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--model", EmbeddedModel(), "--device", "reference"});
+  return arguments;
+}
+v1::ClassifyRequest Work() {
+  std::string text;
+  for (int i = 0; i < 126; ++i) text += "film ";
+  v1::ClassifyRequest request = Ask(16);
+  for (v1::Input& input : *request.mutable_inputs()) input.set_text(text);
+  return request;
+}
+
+bool Queued(const ServerProcess& server, int sequences) {
+  return ServerProcess::Eventually(
+      [&] { return server.Metric("thresher_queue_depth") == sequences; });
 }
 
 TEST(MetricsTest, AreWhatPrometheusWantsAndCountEveryInput) {
@@ -83,32 +101,41 @@ TEST(HttpTest, HealthReadinessAndTheRest) {
   EXPECT_EQ(HttpGet(server.http(), "/no-such-page").status, 404);
 }
 
-TEST(PressureTest, FullQueueRefusesAtOnce) {
-  ServerProcess server(Holding("10m", {"--max-queue", "4"}));
+TEST(PressureTest, FullQueueRefusesAtOnceAndDropsWhatWasCancelled) {
+  ServerProcess server(Holding({"--max-queue", "4"}));
   const auto client = server.Connect();
   std::stop_source stop;
   auto held = client->CallAsync(Ask(3), {.stop = stop.get_token()});
-  ASSERT_TRUE(
-      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 3; }));
-  const auto refused = client->Call(Ask(2));
-  EXPECT_EQ(Code(refused), absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(Queued(server, 3));
+  EXPECT_EQ(Code(client->Call(Ask(2))), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(server.Metric(RequestsTotal("resource_exhausted")), 2);
-  // A cancelled request gives its place back.
+
   stop.request_stop();
   EXPECT_EQ(Code(held.get()), absl::StatusCode::kCancelled);
+  // The one that is left makes the batch run.
+  EXPECT_TRUE(client->Call(Ask(1), {.deadline = absl::Minutes(1)}).ok());
   EXPECT_TRUE(
       ServerProcess::Eventually([&] { return server.Metric(RequestsTotal("cancelled")) == 3; }));
+  EXPECT_EQ(server.Metric("thresher_batch_sequences_sum{model=\"sst2-mini\"}"), 1);
   EXPECT_EQ(server.Metric("thresher_queue_depth"), 0);
 }
 
-TEST(PressureTest, DeadlineThatPassesInTheQueueIsTheServersErrorToo) {
-  ServerProcess server(Holding("10m"));
+TEST(PressureTest, DeadlineThatPassesInTheQueueCostsNoCompute) {
+  ServerProcess server(Slow({}));
   const auto client = server.Connect();
+  auto work = client->CallAsync(Work());
+  ASSERT_TRUE(
+      ServerProcess::Eventually([&] { return server.Metric("thresher_running_sequences") == 16; }));
   EXPECT_EQ(Code(client->Call(Ask(), {.deadline = absl::Milliseconds(100)})),
             absl::StatusCode::kDeadlineExceeded);
-  EXPECT_TRUE(ServerProcess::Eventually(
-      [&] { return server.Metric(RequestsTotal("deadline_exceeded")) == 1; }));
-  EXPECT_EQ(server.Metric("thresher_batch_compute_seconds_count{model=\"sst2-mini\"}"), 0);
+  EXPECT_TRUE(work.get().ok());
+  // The server may hear first of the deadline or of the caller's leaving.
+  EXPECT_TRUE(ServerProcess::Eventually([&] {
+    return server.Metric(RequestsTotal("deadline_exceeded")) +
+               server.Metric(RequestsTotal("cancelled")) ==
+           1;
+  }));
+  EXPECT_EQ(server.Metric("thresher_batch_sequences_sum{model=\"sst2-mini\"}"), 16);
 }
 
 TEST(PressureTest, OversizedMessageIsRefusedAndLeavesOthersAlone) {
@@ -127,29 +154,42 @@ TEST(StopTest, IdleServerEndsAtOnceWithSuccess) {
 }
 
 TEST(StopTest, AcceptedWorkFinishesAndNewWorkIsRefused) {
-  ServerProcess server(Holding("3s", {"--drain-timeout", "100s"}));
+  ServerProcess server(Slow({"--drain-timeout", "100s"}));
   const auto client = server.Connect();
-  auto held = client->CallAsync(Ask(2));
+  auto work = client->CallAsync(Work());
   ASSERT_TRUE(
-      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 2; }));
+      ServerProcess::Eventually([&] { return server.Metric("thresher_running_sequences") == 16; }));
   server.process().Signal(SIGTERM);
   ASSERT_TRUE(server.process().WaitForError("draining"));
   EXPECT_EQ(Code(client->Call(Ask())), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(Code(server.Connect()->Call(Ask())), absl::StatusCode::kUnavailable);
-  const auto answered = held.get();
+  EXPECT_EQ(HttpGet(server.http(), "/readyz").status, 503);
+  EXPECT_EQ(client->Call(grpc::health::v1::HealthCheckRequest())->status(),
+            grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+  const auto answered = work.get();
   ASSERT_TRUE(answered.ok()) << answered.status();
-  EXPECT_EQ(answered->results(1).label(), "positive");
+  EXPECT_EQ(answered->results_size(), 16);
+  EXPECT_EQ(server.process().Wait(), 0) << server.process().error();
+}
+
+TEST(StopTest, WorkThatWaitsForCompanyIsRunAtOnce) {
+  ServerProcess server(Holding({"--drain-timeout", "100s"}));
+  const auto client = server.Connect();
+  auto held = client->CallAsync(Ask(2));
+  ASSERT_TRUE(Queued(server, 2));
+  server.process().Signal(SIGTERM);
+  const auto answered = held.get();
+  EXPECT_TRUE(answered.ok()) << answered.status();
   EXPECT_EQ(server.process().Wait(), 0) << server.process().error();
 }
 
 TEST(StopTest, DrainTimeoutEndsWhatDoesNotFinish) {
-  ServerProcess server(Holding("10m", {"--drain-timeout", "100ms"}));
+  ServerProcess server(Slow({"--drain-timeout", "50ms"}));
   const auto client = server.Connect();
-  auto held = client->CallAsync(Ask());
+  auto work = client->CallAsync(Work());
   ASSERT_TRUE(
-      ServerProcess::Eventually([&] { return server.Metric("thresher_queue_depth") == 1; }));
+      ServerProcess::Eventually([&] { return server.Metric("thresher_running_sequences") == 16; }));
   server.process().Signal(SIGTERM);
-  EXPECT_FALSE(held.get().ok());
+  EXPECT_FALSE(work.get().ok());
   EXPECT_EQ(server.process().Wait(), 1);
 }
 
