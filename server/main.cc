@@ -176,11 +176,13 @@ int Serve(const v1::ServerConfig& config) {
     stop.refuse_new_work = [&] { (*grpc)->RefuseNewWork(); };
     stop.drain = [&](absl::Time deadline) {
       repository.CancelLoads();
-      // gRPC waits for the answers, which wait for the scheduler; what is left after the deadline
-      // was cancelled.
-      (*grpc)->Shutdown(deadline);
+      // Connections stay open meanwhile: gRPC cancels what still arrives after its own shutdown,
+      // where a refusal tells the caller to ask elsewhere.
       scheduler.StopAccepting();
-      return scheduler.WaitIdle(deadline) && Clock::Real()->Now() < deadline;
+      const bool idle = scheduler.WaitIdle(deadline);
+      // Sends the last answers; what is left after the deadline is cancelled.
+      (*grpc)->Shutdown(deadline);
+      return idle && Clock::Real()->Now() < deadline;
     };
     drained = lifecycle.Stop(stop);
   }

@@ -137,7 +137,7 @@ Json ReportJson(const v1::PruningReport& report) {
   json["bytes"] = ToJson(report.total().bytes());
   const Json parts = ToJson(report);
   for (const auto& [name, value] : parts.items()) {
-    if (name != "policy") json[name] = value;
+    if (name != "policy" && !value.empty()) json[name] = value;  // No lists without explain.
   }
   return json;
 }

@@ -41,11 +41,11 @@ TEST(ToJsonTest, MessageKeepsFieldNamesAndNumbers) {
   report.mutable_total()->mutable_tokens()->set_dense(5'000'000'000);
   EXPECT_EQ(Dump(ToJson(report)),
             R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
-            R"("softmax_rows":0,"refetched_rows":0}})");
+            R"("softmax_rows":0,"refetched_rows":0},"layers":[],"token_layers":[]})");
 }
 
 TEST(ToJsonTest, MessagesThatAreNotSetAreLeftOut) {
-  EXPECT_EQ(Dump(ToJson(v1::PruningReport())), R"({"policy":""})");
+  EXPECT_EQ(Dump(ToJson(v1::PruningReport())), R"({"policy":"","layers":[],"token_layers":[]})");
 }
 
 TEST(ToJsonTest, ListsAndMapsAndEveryKindOfValue) {

@@ -104,20 +104,34 @@ TEST(HttpTest, HealthReadinessAndTheRest) {
 TEST(PressureTest, FullQueueRefusesAtOnceAndDropsWhatWasCancelled) {
   ServerProcess server(Holding({"--max-queue", "4"}));
   const auto client = server.Connect();
-  std::stop_source stop;
-  auto held = client->CallAsync(Ask(3), {.stop = stop.get_token()});
-  ASSERT_TRUE(Queued(server, 3));
-  EXPECT_EQ(Code(client->Call(Ask(2))), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(server.Metric(RequestsTotal("resource_exhausted")), 2);
+  const auto computed = [&] {
+    return server.Metric("thresher_batch_sequences_sum{model=\"sst2-mini\"}");
+  };
+  // The server hears of a cancellation a little after the caller has its answer, and the next call
+  // may come first: then the cancelled ones run too, and it is tried again.
+  double ran_alone = 0;
+  for (int attempt = 0; attempt < 100 && ran_alone != 1; ++attempt) {
+    std::stop_source stop;
+    auto held = client->CallAsync(Ask(3), {.stop = stop.get_token()});
+    ASSERT_TRUE(Queued(server, 3));
+    const double refused = server.Metric(RequestsTotal("resource_exhausted"));
+    EXPECT_EQ(Code(client->Call(Ask(2))), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(server.Metric(RequestsTotal("resource_exhausted")), refused + 2);
 
-  stop.request_stop();
-  EXPECT_EQ(Code(held.get()), absl::StatusCode::kCancelled);
-  // The one that is left makes the batch run.
-  EXPECT_TRUE(client->Call(Ask(1), {.deadline = absl::Minutes(1)}).ok());
+    const double before = computed();
+    const double answered = server.Metric(RequestsTotal("ok"));
+    stop.request_stop();
+    EXPECT_EQ(Code(held.get()), absl::StatusCode::kCancelled);
+    // The one that is left makes the batch run.
+    EXPECT_TRUE(client->Call(Ask(1), {.deadline = absl::Minutes(1)}).ok());
+    EXPECT_TRUE(
+        ServerProcess::Eventually([&] { return server.Metric(RequestsTotal("ok")) > answered; }));
+    ran_alone = computed() - before;
+    EXPECT_TRUE(Queued(server, 0));
+  }
+  EXPECT_EQ(ran_alone, 1);
   EXPECT_TRUE(
-      ServerProcess::Eventually([&] { return server.Metric(RequestsTotal("cancelled")) == 3; }));
-  EXPECT_EQ(server.Metric("thresher_batch_sequences_sum{model=\"sst2-mini\"}"), 1);
-  EXPECT_EQ(server.Metric("thresher_queue_depth"), 0);
+      ServerProcess::Eventually([&] { return server.Metric(RequestsTotal("cancelled")) >= 3; }));
 }
 
 TEST(PressureTest, DeadlineThatPassesInTheQueueCostsNoCompute) {

@@ -80,6 +80,9 @@ class FakeEngine final : public Engine {
     }
     return absl::OkStatus();
   }
+  absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const override {
+    return Policy::Parse(text, {.layers = 2, .heads = 2, .kv_heads = 2, .head_dim = 4});
+  }
   int64_t Cost(const Sequence& sequence) const override {
     return static_cast<int64_t>(sequence.ids.size());
   }

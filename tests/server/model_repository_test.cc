@@ -403,7 +403,10 @@ TEST_F(ModelRepositoryTest, LookupsNeverFailWhileModelsAreReloaded) {
   for (int i = 0; i < 2; ++i) {
     loaders.emplace_back([&, i] {
       for (int round = 0; round < 4; ++round) {
-        WriteTinyCheckpoint(Dir("m") / std::to_string(2 + round * 2 + i));
+        // A version appears whole, as operators should do it: the other loader may be looking.
+        const std::string version = std::to_string(2 + round * 2 + i);
+        WriteTinyCheckpoint(Dir("staging") / version);
+        fs::rename(Dir("staging") / version, Dir("m") / version);
         EXPECT_TRUE(repository.Load("m").ok());
       }
     });
