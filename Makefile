@@ -13,7 +13,7 @@ demo: build  ## Build, start the server on the embedded model, ask it something,
 	@deploy/demo
 
 build: packages  ## Build the server and the client: build/release/bin/thresherd and thresher.
-	@cmake --preset release --log-level=WARNING
+	@cmake --preset release --log-level=WARNING >/dev/null
 	@cmake --build --preset release -j $(JOBS) --target thresherd thresher
 
 test: packages  ## Build and run all tests: release, sanitizers, fuzzers (see tests/run).
