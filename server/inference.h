@@ -4,11 +4,11 @@
 // An input that can't be answered fails alone; its Result has the status. The call as a whole fails
 //   - before anything is computed: no inputs or too many (INVALID_ARGUMENT), an unknown model
 //     (NOT_FOUND), one that is not ready or a server that drains (UNAVAILABLE), a method that the
-//     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have (INVALID_ARGUMENT), a full
-//     queue (RESOURCE_EXHAUSTED), a deadline that has passed or can't be met (DEADLINE_EXCEEDED);
+//     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have
+//     (INVALID_ARGUMENT), a full queue (RESOURCE_EXHAUSTED), a deadline that has passed or can't be
+//     met (DEADLINE_EXCEEDED);
 //   - afterwards: with its only input's status, or when every input failed with one code that is
-//   not
-//     the inputs' fault (all cancelled, say), so that callers see the usual status codes.
+//     not the inputs' fault (all cancelled, say), so that callers see the usual status codes.
 #ifndef THRESHER_SERVER_INFERENCE_H_
 #define THRESHER_SERVER_INFERENCE_H_
 
@@ -52,10 +52,10 @@ struct InferenceRequest {
   bool truncate = false;
   bool add_special_tokens = true;
   int32_t priority = 0;
-  std::string_view policy;         // Sparsity; empty: dense.
+  std::string_view policy;                 // Sparsity; empty: dense.
   std::optional<double> max_quality_loss;  // Instead of a policy.
   bool explain = false;                    // Report each layer and each token.
-  std::optional<Pooling> pooling;  // Embeddings; unset: the model's.
+  std::optional<Pooling> pooling;          // Embeddings; unset: the model's.
   std::optional<bool> normalize;
   absl::Time arrival = absl::InfinitePast();  // On Clock::Real(), as is `deadline`.
   absl::Time deadline = absl::InfiniteFuture();

@@ -109,9 +109,9 @@ struct AttentionRecord {
   double sink_sum = 0;              // Over softmax rows: the probability of key 0.
   int64_t rows = 0;                 // Softmax rows that ran: heads x queries, less one-hot ones.
   int64_t refetched_rows = 0;
-  int64_t scores = 0;  // q.k pairs scored; a refetched pair counts once.
+  int64_t scores = 0;            // q.k pairs scored; a refetched pair counts once.
   int64_t refetched_scores = 0;  // Those of them scored again in full width.
-  int64_t values = 0;  // V rows read, over heads and queries.
+  int64_t values = 0;            // V rows read, over heads and queries.
 };
 
 }  // namespace thresher
