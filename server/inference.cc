@@ -198,9 +198,13 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       result.batch_tokens = job_result->batch_tokens;
     }
     End(i, job_result.status());
-    if (waiting_.fetch_sub(1) == 1) {
-      inference_->answer_threads_.Run([call = shared_from_this()] { call->Answer(); });
+    if (waiting_.fetch_sub(1) > 1) return;
+    // A change of threads costs more than a small answer: the executor gives that itself, unless
+    // there is work that it would keep waiting.
+    if (answer_.results.size() == 1 && inference_->scheduler_->snapshot().queued == 0) {
+      return Answer();
     }
+    inference_->answer_threads_.Run([call = shared_from_this()] { call->Answer(); });
   }
 
   /// Input i has its result, or failed.

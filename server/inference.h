@@ -78,8 +78,8 @@ struct InferenceAnswer {
   RequestTimes times;                    // The call's total, and the parts of its slowest input.
 };
 
-/// Called once, on one of the answering threads or, when nothing had to be computed, on the
-/// caller's.
+/// Called once: on one of the answering threads, on the compute executor's when it has nothing else
+/// to do, or on the caller's when nothing had to be computed. Must be quick.
 using InferenceDone = std::function<void(absl::StatusOr<InferenceAnswer>)>;
 
 /// What a model without a head is for is "embedding".
@@ -93,7 +93,7 @@ class Inference {
 
   struct Options {
     int max_inputs = 256;
-    /// Threads that turn results into answers, so that the compute executor goes on at once.
+    /// Threads that turn results into answers while the compute executor goes on.
     int answer_threads = 2;
   };
 
