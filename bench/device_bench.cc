@@ -3,7 +3,6 @@
 //
 // Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
 #include <benchmark/benchmark.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +16,7 @@
 
 #include "backend/device/cpu/onednn_compat.h"
 #include "backend/device/cpu/onednn_product.h"
+#include "backend/device/cpu/openmp.h"
 #include "backend/device/cpu_resources.h"
 #include "backend/device/device.h"
 #include "backend/tensor/matrix.h"

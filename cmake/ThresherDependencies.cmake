@@ -5,8 +5,8 @@ find_package(absl REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(hwy REQUIRED)
-find_package(OpenMP REQUIRED)  # Debian's oneDNN runs on OpenMP; see backend/device/cpu/README.md.
 find_package(dnnl REQUIRED)
+find_library(GNU_OPENMP_LIBRARY NAMES libgomp.so.1 REQUIRED)  # What Debian's oneDNN runs on.
 find_package(Protobuf REQUIRED)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 

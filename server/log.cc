@@ -1,6 +1,7 @@
 #include "server/log.h"
 
 #include <fmt/format.h>
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -55,12 +56,20 @@ class LineFormatter final : public spdlog::formatter {
   LogFormat format_;
 };
 
-/// gRPC's own records, so that a log that is to be JSON is JSON throughout.
+/// Protobuf's and gRPC's own records, so that a log that is to be JSON is JSON throughout.
 void LogFromGrpc(gpr_log_func_args* record) {
   const auto level = record->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::err
                      : record->severity == GPR_LOG_SEVERITY_INFO ? spdlog::level::info
                                                                  : spdlog::level::debug;
   spdlog::log(level, "grpc: {}", record->message);
+}
+
+void LogFromProtobuf(google::protobuf::LogLevel level, const char*, int,
+                     const std::string& message) {
+  spdlog::log(level >= google::protobuf::LOGLEVEL_ERROR     ? spdlog::level::err
+              : level == google::protobuf::LOGLEVEL_WARNING ? spdlog::level::warn
+                                                            : spdlog::level::info,
+              "protobuf: {}", message);
 }
 
 }  // namespace
@@ -76,6 +85,7 @@ void InitLog(std::string_view level, std::string_view format) {
   logger->set_level(spdlog::level::from_str(std::string(level)));
   spdlog::set_default_logger(std::move(logger));
   gpr_set_log_function(LogFromGrpc);
+  google::protobuf::SetLogHandler(LogFromProtobuf);
 }
 
 }  // namespace thresher

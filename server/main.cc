@@ -12,15 +12,16 @@
 #include <thread>
 #include <vector>
 
+#include "backend/build_info/build_info.h"
 #include "backend/device/cpu_resources.h"
 #include "backend/scheduler/scheduler.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
-#include "server/build_info.h"
 #include "server/config.h"
 #include "server/flags.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
+#include "server/libraries.h"
 #include "server/lifecycle.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -201,7 +202,7 @@ int Main(const std::vector<std::string>& arguments) {
       std::fputs(line->help.c_str(), stdout);
       return EXIT_SUCCESS;
     case CommandLine::Action::kVersion:
-      std::fputs(VersionText().c_str(), stdout);
+      std::fputs(VersionText("thresherd", ServerLibraries()).c_str(), stdout);
       return EXIT_SUCCESS;
     case CommandLine::Action::kServe:
       break;

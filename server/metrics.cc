@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/build_info/build_info.h"
 #include "backend/tensor/mutex.h"
-#include "server/build_info.h"
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
 

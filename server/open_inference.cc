@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "backend/build_info/build_info.h"
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
-#include "server/build_info.h"
 #include "server/open_inference_tensors.h"
 #include "server/postprocess.h"
 

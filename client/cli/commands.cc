@@ -1,11 +1,31 @@
 #include <fmt/format.h>
+#include <google/protobuf/stubs/common.h>
+#include <grpcpp/grpcpp.h>
 
 #include <cstdio>
 #include <exception>
+#include <nlohmann/json.hpp>
 
+#include "backend/build_info/build_info.h"
 #include "client/cli/command.h"
 
 namespace thresher::cli {
+
+namespace {
+
+std::string Version() {
+  std::string text = VersionText(
+      "thresher",
+      {{"gRPC", grpc::Version()},
+       {"Protobuf", VersionOfMillions(GOOGLE_PROTOBUF_VERSION)},
+       {"CLI11", CLI11_VERSION},
+       {"nlohmann-json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                     NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}});
+  text.pop_back();  // CLI11 ends the line.
+  return text;
+}
+
+}  // namespace
 
 std::vector<Command> DefineCommands(CLI::App& root) {
   std::vector<Command> commands;
@@ -20,7 +40,7 @@ std::vector<Command> DefineCommands(CLI::App& root) {
 int Run(int argc, const char* const* argv, std::stop_token stop) {
   CLI::App root("Asks a Thresher server.", "thresher");
   root.require_subcommand(1);
-  root.set_version_flag("--version", "thresher " THRESHER_VERSION);
+  root.set_version_flag("--version", [] { return Version(); });
   root.set_help_flag("-h,--help", "Show the help of the program or of a command");
   root.get_formatter()->column_width(32);
   root.footer(

@@ -100,7 +100,7 @@ TEST_F(CliTest, OneBadTextFailsAlone) {
 }
 
 TEST_F(CliTest, FailedCallFailsItsInputs) {
-  server_.before = [](grpc::ServerContext&) {
+  server_.before = [](grpc::CallbackServerContext&) {
     return grpc::Status(grpc::StatusCode::NOT_FOUND, "no model 'm'");
   };
   const Finished run = Run({"classify", "--json", "a", "b"});
@@ -282,7 +282,7 @@ TEST_F(CliTest, HelpShowsCommandsAndExamples) {
 
 TEST_F(CliTest, InterruptCancelsTheCallsAndEnds) {
   std::promise<void> arrived, open;
-  server_.before = [&arrived, opened = open.get_future().share()](grpc::ServerContext&) {
+  server_.before = [&arrived, opened = open.get_future().share()](grpc::CallbackServerContext&) {
     arrived.set_value();
     opened.wait();
     return grpc::Status::OK;
@@ -298,7 +298,7 @@ TEST_F(CliTest, InterruptCancelsTheCallsAndEnds) {
 
 TEST_F(CliTest, DeadlineIsTheCalls) {
   std::promise<void> open;
-  server_.before = [opened = open.get_future().share()](grpc::ServerContext&) {
+  server_.before = [opened = open.get_future().share()](grpc::CallbackServerContext&) {
     opened.wait();
     return grpc::Status::OK;
   };

@@ -66,7 +66,7 @@ TEST(ClientTest, EveryServiceIsReached) {
 TEST(ClientTest, EveryStatusCodeArrivesWithItsMessage) {
   FakeServer server;
   grpc::StatusCode code = grpc::StatusCode::OK;
-  server.before = [&](grpc::ServerContext&) { return grpc::Status(code, "the reason"); };
+  server.before = [&](grpc::CallbackServerContext&) { return grpc::Status(code, "the reason"); };
   const auto client = ClientOf(server, {.max_attempts = 1});
   for (int i = 1; i <= 16; ++i) {
     code = static_cast<grpc::StatusCode>(i);
@@ -78,7 +78,7 @@ TEST(ClientTest, EveryStatusCodeArrivesWithItsMessage) {
 
 TEST(ClientTest, UnavailableIsRetriedUntilItAnswers) {
   FakeServer server;
-  server.before = [&](grpc::ServerContext&) {
+  server.before = [&](grpc::CallbackServerContext&) {
     return server.calls < 3 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "starting")
                             : grpc::Status::OK;
   };
@@ -88,7 +88,7 @@ TEST(ClientTest, UnavailableIsRetriedUntilItAnswers) {
 
 TEST(ClientTest, RetriesEndAfterTheAttemptsAllowed) {
   FakeServer server;
-  server.before = [](grpc::ServerContext&) {
+  server.before = [](grpc::CallbackServerContext&) {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone");
   };
   EXPECT_EQ(ClientOf(server)->Call(Ask("x")).status().code(), absl::StatusCode::kUnavailable);
@@ -97,7 +97,7 @@ TEST(ClientTest, RetriesEndAfterTheAttemptsAllowed) {
 
 TEST(ClientTest, PushbackSaysWhenAFullServerIsAskedAgain) {
   FakeServer server;
-  server.before = [&](grpc::ServerContext& context) {
+  server.before = [&](grpc::CallbackServerContext& context) {
     if (server.calls >= 2) return grpc::Status::OK;
     context.AddTrailingMetadata("grpc-retry-pushback-ms", "1");
     return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
@@ -110,7 +110,7 @@ TEST(ClientTest, PushbackSaysWhenAFullServerIsAskedAgain) {
 
 TEST(ClientTest, NegativePushbackForbidsRetries) {
   FakeServer server;
-  server.before = [](grpc::ServerContext& context) {
+  server.before = [](grpc::CallbackServerContext& context) {
     context.AddTrailingMetadata("grpc-retry-pushback-ms", "-1");
     return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full");
   };
@@ -120,7 +120,7 @@ TEST(ClientTest, NegativePushbackForbidsRetries) {
 
 TEST(ClientTest, OtherErrorsAreNotRetried) {
   FakeServer server;
-  server.before = [](grpc::ServerContext&) {
+  server.before = [](grpc::CallbackServerContext&) {
     return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "wrong");
   };
   EXPECT_FALSE(ClientOf(server)->Call(Ask("x")).ok());
@@ -151,7 +151,7 @@ class Gate {
     // By value: a handler may still return from its wait when the gate is gone.
     const auto opened = open_promise_.get_future().share();
     const auto arrived = arrived_;
-    server.before = [opened, arrived](grpc::ServerContext&) {
+    server.before = [opened, arrived](grpc::CallbackServerContext&) {
       arrived->set_value();
       opened.wait();
       return grpc::Status::OK;

@@ -8,7 +8,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,6 +23,8 @@ namespace thresher::testing {
 /// Every text is answered by its length; the text "bad" fails alone with INVALID_ARGUMENT.
 class FakeServer {
  public:
+  using Context = grpc::CallbackServerContext;
+
   FakeServer() {
     grpc::ServerBuilder builder;
     int port = 0;
@@ -31,13 +35,16 @@ class FakeServer {
     server_ = builder.BuildAndStart();
     address_ = "127.0.0.1:" + std::to_string(port);
   }
-  ~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+  ~FakeServer() {
+    server_->Shutdown(std::chrono::system_clock::now());
+    for (std::thread& thread : threads_) thread.join();
+  }
 
   const std::string& address() const { return address_; }
 
-  /// Runs first in each call of thresher.v1; an error is the call's answer. Set before the first
-  /// call.
-  std::function<grpc::Status(grpc::ServerContext&)> before;
+  /// Runs in each call of thresher.v1, on a thread of its own, so it may wait; an error is the
+  /// call's answer. Set before the first call.
+  std::function<grpc::Status(Context&)> before;
   /// The inputs of each Classify call go here, where it is set.
   std::function<void(const v1::ClassifyRequest&)> on_classify;
   std::vector<std::string> models = {"m"};
@@ -51,6 +58,25 @@ class FakeServer {
   }
 
  private:
+  using Reactor = grpc::ServerUnaryReactor;
+
+  static Reactor* Reply(Context* context, const grpc::Status& status = grpc::Status::OK) {
+    Reactor* reactor = context->DefaultReactor();
+    reactor->Finish(status);
+    return reactor;
+  }
+
+  /// What every call of thresher.v1 ends with.
+  Reactor* Finish(Context* context) {
+    ++calls;
+    Reactor* reactor = context->DefaultReactor();
+    std::lock_guard lock(mutex_);
+    threads_.emplace_back([this, context, reactor] {
+      reactor->Finish(before ? before(*context) : grpc::Status::OK);
+    });
+    return reactor;
+  }
+
   static v1::ResultInfo Info(const std::string& text) {
     v1::ResultInfo info;
     if (text == "bad") {
@@ -65,10 +91,10 @@ class FakeServer {
     return info;
   }
 
-  class ThresherService final : public v1::Thresher::Service {
+  class ThresherService final : public v1::Thresher::CallbackService {
    public:
     explicit ThresherService(FakeServer& fake) : fake_(fake) {}
-    grpc::Status Classify(grpc::ServerContext* context, const v1::ClassifyRequest* request,
+    Reactor* Classify(Context* context, const v1::ClassifyRequest* request,
                           v1::ClassifyResponse* response) override {
       if (fake_.on_classify) fake_.on_classify(*request);
       response->add_labels("negative");
@@ -80,9 +106,9 @@ class FakeServer {
         result.add_scores(1 - Score(input.text()));
         result.add_scores(Score(input.text()));
       }
-      return Before(context);
+      return fake_.Finish(context);
     }
-    grpc::Status Embed(grpc::ServerContext* context, const v1::EmbedRequest* request,
+    Reactor* Embed(Context* context, const v1::EmbedRequest* request,
                        v1::EmbedResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
         v1::Embedding& result = *response->add_results();
@@ -91,9 +117,9 @@ class FakeServer {
         result.add_values(request->pooling());
         result.add_values(!request->has_normalize() ? -1.0f : request->normalize() ? 1.0f : 0.0f);
       }
-      return Before(context);
+      return fake_.Finish(context);
     }
-    grpc::Status TokenClassify(grpc::ServerContext* context,
+    Reactor* TokenClassify(Context* context,
                                const v1::TokenClassifyRequest* request,
                                v1::TokenClassifyResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
@@ -105,9 +131,9 @@ class FakeServer {
         token.set_score(0.5f);
         token.set_end(static_cast<int>(input.text().size()));
       }
-      return Before(context);
+      return fake_.Finish(context);
     }
-    grpc::Status Answer(grpc::ServerContext* context, const v1::AnswerRequest* request,
+    Reactor* Answer(Context* context, const v1::AnswerRequest* request,
                         v1::AnswerResponse* response) override {
       for (const v1::Question& question : request->questions()) {
         v1::AnswerResult& result = *response->add_results();
@@ -116,9 +142,9 @@ class FakeServer {
         span.set_text(question.context());
         span.set_score(0.5f);
       }
-      return Before(context);
+      return fake_.Finish(context);
     }
-    grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+    Reactor* Tokenize(Context* context, const v1::TokenizeRequest* request,
                           v1::TokenizeResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
         v1::Tokenization& result = *response->add_results();
@@ -131,26 +157,22 @@ class FakeServer {
           token.set_end(static_cast<int>(i) + 1);
         }
       }
-      return Before(context);
+      return fake_.Finish(context);
     }
 
    private:
-    grpc::Status Before(grpc::ServerContext* context) {
-      ++fake_.calls;
-      return fake_.before ? fake_.before(*context) : grpc::Status::OK;
-    }
     FakeServer& fake_;
   };
 
-  class InferenceService final : public inference::GRPCInferenceService::Service {
+  class InferenceService final : public inference::GRPCInferenceService::CallbackService {
    public:
     explicit InferenceService(FakeServer& fake) : fake_(fake) {}
-    grpc::Status ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
+    Reactor* ServerLive(Context* context, const inference::ServerLiveRequest*,
                             inference::ServerLiveResponse* response) override {
       response->set_live(true);
-      return grpc::Status::OK;
+      return Reply(context);
     }
-    grpc::Status RepositoryIndex(grpc::ServerContext*, const inference::RepositoryIndexRequest*,
+    Reactor* RepositoryIndex(Context* context, const inference::RepositoryIndexRequest*,
                                  inference::RepositoryIndexResponse* response) override {
       for (const std::string& name : fake_.models) {
         auto& model = *response->add_models();
@@ -158,9 +180,9 @@ class FakeServer {
         model.set_version("1");
         model.set_state("READY");
       }
-      return grpc::Status::OK;
+      return Reply(context);
     }
-    grpc::Status ModelMetadata(grpc::ServerContext*, const inference::ModelMetadataRequest* request,
+    Reactor* ModelMetadata(Context* context, const inference::ModelMetadataRequest* request,
                                inference::ModelMetadataResponse* response) override {
       response->set_name(request->name());
       response->set_platform("thresher");
@@ -169,28 +191,30 @@ class FakeServer {
       input.set_datatype("BYTES");
       input.add_shape(-1);
       (*response->mutable_properties())["max_tokens"] = "512";
-      return grpc::Status::OK;
+      return Reply(context);
     }
-    grpc::Status RepositoryModelLoad(grpc::ServerContext*,
+    Reactor* RepositoryModelLoad(Context* context,
                                      const inference::RepositoryModelLoadRequest*,
                                      inference::RepositoryModelLoadResponse*) override {
       ++fake_.loads;
-      return {grpc::StatusCode::UNAVAILABLE, "not now"};
+      return Reply(context, {grpc::StatusCode::UNAVAILABLE, "not now"});
     }
 
    private:
     FakeServer& fake_;
   };
 
-  class HealthService final : public grpc::health::v1::Health::Service {
+  class HealthService final : public grpc::health::v1::Health::CallbackService {
    public:
     explicit HealthService(FakeServer& fake) : fake_(fake) {}
-    grpc::Status Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* request,
+    Reactor* Check(Context* context, const grpc::health::v1::HealthCheckRequest* request,
                        grpc::health::v1::HealthCheckResponse* response) override {
       const auto found = fake_.health.find(request->service());
-      if (found == fake_.health.end()) return {grpc::StatusCode::NOT_FOUND, "unknown service"};
+      if (found == fake_.health.end()) {
+        return Reply(context, {grpc::StatusCode::NOT_FOUND, "unknown service"});
+      }
       response->set_status(found->second);
-      return grpc::Status::OK;
+      return Reply(context);
     }
 
    private:
@@ -202,6 +226,8 @@ class FakeServer {
   HealthService health_{*this};
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
+  std::mutex mutex_;
+  std::vector<std::thread> threads_;  // Guarded by mutex_ until the server has shut down.
 };
 
 }  // namespace thresher::testing

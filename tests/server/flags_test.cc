@@ -9,11 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "backend/build_info/build_info.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
-#include "server/build_info.h"
 #include "server/config.h"
 #include "server/config_file.h"
+#include "server/libraries.h"
 #include "server/model_flag.h"
 #include "tests/testing/paths.h"
 
@@ -148,7 +149,7 @@ TEST(FlagsTest, VersionNeedsNoModel) {
   const auto line = Parse({"--version"});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->action, CommandLine::Action::kVersion);
-  const std::string text = VersionText();
+  const std::string text = VersionText("thresherd", ServerLibraries());
   EXPECT_THAT(text, StartsWith("thresherd " + GetBuildInfo().version + "\n"));
   for (const char* part : {"commit", "build", "gRPC 1.", "Protobuf 3.", "oneDNN ", "Abseil LTS 20",
                            "CivetWeb 1.", "prometheus-cpp "}) {

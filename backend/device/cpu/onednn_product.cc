@@ -1,7 +1,5 @@
 #include "backend/device/cpu/onednn_product.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -11,6 +9,7 @@
 #include <utility>
 
 #include "backend/device/cpu/onednn_compat.h"
+#include "backend/device/cpu/openmp.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
