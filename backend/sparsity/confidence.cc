@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
+#include <numeric>
 
 namespace thresher {
 namespace {
@@ -76,6 +78,16 @@ double AccuracyLossUpperBound(const PairedCounts& counts, double confidence) {
     return n * d - (lost - gained) <= z * std::sqrt(variance);
   };
   return LastTrue(counts.loss(), 1.0, believable);
+}
+
+double MeanUpperBound(std::span<const double> values, double confidence) {
+  const auto n = static_cast<double>(values.size());
+  if (n < 2) return std::numeric_limits<double>::infinity();
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double squares = 0.0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  const double bound = mean + NormalQuantile(confidence) * std::sqrt(squares / (n - 1) / n);
+  return std::isfinite(bound) ? bound : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace thresher

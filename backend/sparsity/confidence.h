@@ -36,6 +36,10 @@ PairedCounts CountPairs(std::span<const int32_t> labels, std::span<const int32_t
 /// points at 95 %. 1 when n is 0.
 double AccuracyLossUpperBound(const PairedCounts& counts, double confidence);
 
+/// Upper bound of a mean from a sample of it: mean + z s / sqrt(n), which the central limit theorem
+/// gives for n in the tens and up. Infinite for fewer than two values or one that is not finite.
+double MeanUpperBound(std::span<const double> values, double confidence);
+
 }  // namespace thresher
 
 #endif  // THRESHER_BACKEND_SPARSITY_CONFIDENCE_H_

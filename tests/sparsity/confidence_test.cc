@@ -123,5 +123,19 @@ TEST(AccuracyLossUpperBound, CoversNearlyAsOftenAsItSays) {
   }
 }
 
+TEST(MeanUpperBound, IsTheMeanAndItsStandardErrors) {
+  // Mean 2, s^2 = 4 / 3: 2 + z sqrt(1 / 3).
+  const std::vector<double> values = {1, 1, 3, 3};
+  EXPECT_NEAR(MeanUpperBound(values, 0.95), 2 + kZ95 * std::sqrt(1.0 / 3.0), 1e-9);
+  EXPECT_NEAR(MeanUpperBound(values, 0.5), 2, 1e-9);
+}
+
+TEST(MeanUpperBound, NothingIsPromisedWhereNothingIsKnown) {
+  EXPECT_TRUE(std::isinf(MeanUpperBound({}, 0.95)));
+  EXPECT_TRUE(std::isinf(MeanUpperBound(std::vector<double>{0.5}, 0.95)));
+  EXPECT_TRUE(std::isinf(MeanUpperBound(std::vector<double>{0.5, INFINITY}, 0.95)));
+  EXPECT_TRUE(std::isinf(MeanUpperBound(std::vector<double>{0.5, NAN}, 0.95)));
+}
+
 }  // namespace
 }  // namespace thresher
