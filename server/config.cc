@@ -70,6 +70,8 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_message_bytes(16 << 20);
   config.set_log_level("info");
   config.set_log_format("text");
+  config.set_metrics_attention_every(1000);
+  config.set_metrics_per_layer(false);
   return config;
 }
 
@@ -99,6 +101,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   check.Range("max_batch_tokens", config.max_batch_tokens(), 1, kAny);
   check.Range("max_batch_sequences", config.max_batch_sequences(), 1, kAny);
   check.Range("max_queue", config.max_queue(), 1, kAny);
+  check.Range("metrics_attention_every", config.metrics_attention_every(), 0, kAny);
   check.Range("max_message_bytes", config.max_message_bytes(), 1024, kAny);
   check.Range("max_inputs", config.max_inputs(), 1, kAny);
   if (config.max_inputs() > config.max_queue()) {

@@ -52,6 +52,10 @@ constexpr std::array kSettings = {
             "How long to serve new work after readiness has gone down"},
     Setting{"drain_timeout", "Shutdown", "TIME",
             "How long accepted work may take to finish after that"},
+    Setting{"metrics_attention_every", "Metrics", "N",
+            "Measure the attention's entropy and sink in one of N sequences of a model; 0: only "
+            "where a request asks for explain"},
+    Setting{"metrics_per_layer", "Metrics", "true|false", "Count work by layer too"},
     Setting{"log_level", "Logging", "LEVEL", "trace, debug, info, warn or error"},
     Setting{"log_format", "Logging", "text|json", "One record a line, on stderr"},
 };
@@ -69,6 +73,8 @@ constexpr std::string_view kFooter =
     "--max-queue is THRESHER_MAX_QUEUE; THRESHER_MODEL holds one or more models separated by "
     "spaces\n"
     "or ';'. A flag beats the environment, which beats the file.\n\n"
+    "A request says what may be left out by a policy, such as spatten:keep=0.5; thresher policies\n"
+    "lists them all with their keys.\n\n"
     "SIGTERM or SIGINT drains and exits, a second one ends the server at once; SIGHUP reloads all\n"
     "models. Exit status: 0 stopped and drained, 1 failed (no model could be loaded, an address "
     "is\n"
@@ -107,6 +113,12 @@ absl::Status SetField(const FieldDescriptor& field, const std::string& text,
       reflection->SetInt32(config, &field, value);
       return absl::OkStatus();
     }
+    case FieldDescriptor::CPPTYPE_BOOL:
+      if (text != "true" && text != "false") {
+        return InvalidArgument("'{}' is neither true nor false", text);
+      }
+      reflection->SetBool(config, &field, text == "true");
+      return absl::OkStatus();
     case FieldDescriptor::CPPTYPE_STRING:
       reflection->SetString(config, &field, text);
       return absl::OkStatus();
@@ -133,6 +145,8 @@ std::string DefaultText(const FieldDescriptor& field) {
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
       return fmt::format("{}", reflection->GetInt32(defaults, &field));
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return reflection->GetBool(defaults, &field) ? "true" : "false";
     case FieldDescriptor::CPPTYPE_STRING:
       return reflection->GetString(defaults, &field);
     default: {
@@ -182,9 +196,11 @@ std::unique_ptr<CLI::App> MakeApp(Flags* flags) {
     const std::string initial = DefaultText(Field(setting.field));
     const std::string help =
         initial.empty() ? setting.help : fmt::format("{} [{}]", setting.help, initial);
-    app->add_option(FlagName(setting.field), flags->values[i], help)
-        ->type_name(setting.value)
-        ->group(setting.group);
+    CLI::Option* option = app->add_option(FlagName(setting.field), flags->values[i], help)
+                              ->type_name(setting.value)
+                              ->group(setting.group);
+    // The name alone of a switch turns it on.
+    if (Field(setting.field).cpp_type() == FieldDescriptor::CPPTYPE_BOOL) option->expected(0, 1);
   }
   app->get_formatter()->column_width(33);
   return app;
@@ -195,8 +211,11 @@ absl::StatusOr<Layer> FromFlags(const Flags& flags) {
   for (size_t i = 0; i < kSettings.size(); ++i) {
     if (!flags.values[i].has_value()) continue;
     const std::string name = FlagName(kSettings[i].field);
-    THRESHER_RETURN_IF_ERROR(
-        Annotate(SetField(Field(kSettings[i].field), *flags.values[i], &layer.config), name));
+    const bool alone = flags.values[i]->empty() &&
+                       Field(kSettings[i].field).cpp_type() == FieldDescriptor::CPPTYPE_BOOL;
+    THRESHER_RETURN_IF_ERROR(Annotate(
+        SetField(Field(kSettings[i].field), alone ? "true" : *flags.values[i], &layer.config),
+        name));
     layer.origins[kSettings[i].field] = name;
   }
   THRESHER_RETURN_IF_ERROR(Annotate(AddModels(flags.models, &layer.config), "--model"));

@@ -175,7 +175,8 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
     Job job;
     job.sequence = ToSequence(request_, result.encoding);
     job.sequence.policy = policy_;
-    job.sequence.explain = request_.explain;
+    job.sequence.detail = inference_->metrics_->NextDetail(request_.model->name);
+    if (request_.explain) job.sequence.detail = {true, true, true};
     job.engine = request_.model->engine;
     THRESHER_RETURN_IF_ERROR(job.engine->Validate(job.sequence));
     job.deadline = request_.deadline;
@@ -217,8 +218,9 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   void Answer() {
     RequestTimes& times = answer_.times;
     std::vector<BatchShare> shares;
-    for (const InferenceResult& result : answer_.results) {
+    for (InferenceResult& result : answer_.results) {
       Count(result.status, result.times);
+      if (computes() && result.status.ok()) Account(&result.output.report);
       shares.push_back({result.batch_sequences, result.times.compute});
       if (result.times.queue + result.times.tokenize + result.times.compute >
           times.queue + times.tokenize + times.compute) {
@@ -253,6 +255,17 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
 
   void Count(const absl::Status& status, const RequestTimes& times) {
     inference_->metrics_->OnRequest(request_.model->name, request_.method, status, times);
+  }
+
+  /// Counts what ran; what was measured for that alone is no part of the answer.
+  void Account(v1::PruningReport* report) {
+    const std::string policy = policy_ != nullptr ? policy_->name() : "dense";
+    inference_->metrics_->OnReport(request_.model->name, policy, *report);
+    if (request_.explain) return;
+    report->clear_layers();
+    report->clear_attention_entropy();
+    report->clear_sink_share();
+    report->clear_sink_heads();
   }
 
   void CountFailure(absl::Duration total) {

@@ -130,7 +130,8 @@ int Serve(const v1::ServerConfig& config) {
   if (!repository_options.ok()) return Fail(repository_options.status());
 
   // Each part outlives those below it.
-  Metrics metrics;
+  Metrics metrics({.attention_every = config.metrics_attention_every(),
+                   .per_layer = config.metrics_per_layer()});
   Scheduler scheduler(MakeSchedulerOptions(config), &metrics);
   ModelRepository repository(*repository_options, {config.models().begin(), config.models().end()});
   metrics.SetThreads(threads, cpus.quota.value_or(0));

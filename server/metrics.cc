@@ -14,6 +14,7 @@
 #include "backend/tensor/mutex.h"
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
+#include "server/pruning_metrics.h"
 
 namespace thresher {
 namespace {
@@ -133,6 +134,10 @@ std::string_view Name(Method method) {
 
 class Metrics::Impl {
  public:
+  explicit Impl(const MetricsOptions& options) : pruning_(options, registry_) {}
+
+  PruningMetrics& pruning() { return pruning_; }
+
   void OnRequest(std::string_view model, Method method, const absl::Status& status,
                  const RequestTimes& times) {
     RequestSeries series;
@@ -297,6 +302,7 @@ class Metrics::Impl {
       bytes.metric.push_back(Sample({{"model", served->name}, {"version", served->version}},
                                     static_cast<double>(info.packed_bytes)));
       // Series begin at 0 with the model's first scrape, so that rates see its first request.
+      pruning_.Begin(served->name);
       MutexLock lock(&mutex_);
       UseBatch(served->name);
       for (const Method method : kMethods) {
@@ -334,6 +340,8 @@ class Metrics::Impl {
           .Help("Inputs that came to an end, by how they ended.")
           .Register(registry_);
 
+  PruningMetrics pruning_;
+
   Mutex mutex_;  // Held for a lookup; observing happens outside.
   std::map<std::string, ModelSeries, std::less<>> models_;
   std::map<const Engine*, EngineSeries> engines_;
@@ -343,12 +351,19 @@ class Metrics::Impl {
   double cpu_quota_ = 0;
 };
 
-Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
+Metrics::Metrics(const MetricsOptions& options) : impl_(std::make_unique<Impl>(options)) {}
 Metrics::~Metrics() = default;
 
 void Metrics::OnRequest(std::string_view model, Method method, const absl::Status& status,
                         const RequestTimes& times) {
   impl_->OnRequest(model, method, status, times);
+}
+ReportDetail Metrics::NextDetail(std::string_view model) {
+  return impl_->pruning().NextDetail(model);
+}
+void Metrics::OnReport(std::string_view model, std::string_view policy,
+                       const v1::PruningReport& report) {
+  impl_->pruning().OnReport(model, policy, report);
 }
 void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t /*cost*/,
                       absl::Duration compute) {

@@ -1,9 +1,10 @@
 // Every series that the server exports to Prometheus. Seconds, histograms, fixed label sets: labels
 // are only ever a configured model's name, a method of the list below, an outcome of the list
-// below. Thread-safe.
+// below, and what pruning_metrics.h names. Thread-safe.
 #ifndef THRESHER_SERVER_METRICS_H_
 #define THRESHER_SERVER_METRICS_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -28,9 +29,16 @@ struct RequestTimes {
   absl::Duration queue, tokenize, compute, total;
 };
 
+struct MetricsOptions {
+  /// The attention is measured in a model's first sequence and in each so many after it; 0: never
+  /// for the sake of metrics.
+  int32_t attention_every = 1000;
+  bool per_layer = false;  // Counters of work by layer.
+};
+
 class Metrics final : public SchedulerObserver {
  public:
-  Metrics();
+  explicit Metrics(const MetricsOptions& options = {});
   ~Metrics() override;
 
   /// One input's end. `model` must be a served model's name, or empty when there is none by the
@@ -39,6 +47,10 @@ class Metrics final : public SchedulerObserver {
   /// "unavailable", "unimplemented", "internal". Durations are only recorded for "ok".
   void OnRequest(std::string_view model, Method method, const absl::Status& status,
                  const RequestTimes& times);
+  /// What the report of the model's next sequence must tell beyond its totals, for OnReport.
+  ReportDetail NextDetail(std::string_view model);
+  /// One answered sequence's account, under the policy of that name; nothing if it has no amounts.
+  void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
   void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                absl::Duration compute) override;
 

@@ -31,6 +31,7 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
                                       std::span<const SequencePlan* const> plans, Matrix out,
                                       std::span<AttentionRecord> records) {
   THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
+  MatrixBuffer unused;
   for (size_t s = 0; s < plans.size(); ++s) {
     const int64_t first = input.offsets[s];
     const int64_t rows = input.offsets[s + 1] - first;
@@ -40,10 +41,14 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
     one.value = input.value.Rows(first, rows);
     const int32_t offsets[] = {0, static_cast<int32_t>(rows)};
     one.offsets = offsets;
-    if (plans[s] == nullptr) {
-      THRESHER_RETURN_IF_ERROR(Attention(one, out.Rows(first, rows)));
+    Matrix planned_out = out.Rows(first, rows);
+    if (plans[s] == nullptr || plans[s]->dense_attention()) {
+      THRESHER_RETURN_IF_ERROR(Attention(one, planned_out));
       records[s] = DenseRecord(input.shape, static_cast<int32_t>(rows), input.causal);
-      continue;
+      if (plans[s] == nullptr || plans[s]->wanted == WantedStatistics()) continue;
+      // Statistics must not change the answer: they come from a run whose output is not used.
+      unused.Resize(rows, out.cols);
+      planned_out = unused.view();
     }
     THRESHER_RETURN_IF_ERROR(thresher::PlannedAttention({.shape = one.shape,
                                                          .query = one.query,
@@ -51,8 +56,7 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
                                                          .value = one.value,
                                                          .scale = one.scale,
                                                          .causal = one.causal},
-                                                        *plans[s], out.Rows(first, rows),
-                                                        &records[s]));
+                                                        *plans[s], planned_out, &records[s]));
   }
   return absl::OkStatus();
 }

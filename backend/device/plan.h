@@ -76,7 +76,7 @@ struct ProgressiveQuantization {
 struct WantedStatistics {
   bool column_sums = false;   // For each key: sum over heads and queries of the probability.
   bool head_l1 = false;       // For each head: sum over queries and dimensions of |output|.
-  bool distribution = false;  // Entropy and first-token share, for metrics.
+  bool distribution = false;  // Entropy and first-token shares (sink_sums), for metrics.
 
   friend bool operator==(const WantedStatistics&, const WantedStatistics&) = default;
 };
@@ -98,6 +98,11 @@ struct SequencePlan {
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
 
+  /// The attention leaves nothing out, whatever statistics it gives.
+  bool dense_attention() const {
+    return !heads && !candidates && one_hot.empty() && value_keep == 1.0 && !quantization;
+  }
+
   friend bool operator==(const SequencePlan&, const SequencePlan&) = default;
 };
 
@@ -105,8 +110,8 @@ struct SequencePlan {
 struct AttentionRecord {
   std::vector<double> column_sums;  // [keys]
   std::vector<double> head_l1;      // [heads]; zero for heads that did not run.
+  std::vector<double> sink_sums;    // [heads]: over its softmax rows, the probability of key 0.
   double entropy_sum = 0;           // Over softmax rows: the row's entropy, in nats.
-  double sink_sum = 0;              // Over softmax rows: the probability of key 0.
   int64_t rows = 0;                 // Softmax rows that ran: heads x queries, less one-hot ones.
   int64_t refetched_rows = 0;
   int64_t scores = 0;            // q.k pairs scored; a refetched pair counts once.

@@ -164,7 +164,7 @@ void EncoderEngine::Concatenate(std::span<const Sequence* const> sequences) {
     }
     w.type_ids.resize(w.ids.size(), 0);
     w.offsets.push_back(static_cast<int32_t>(w.ids.size()));
-    w.requests.push_back({.policy = sequence->policy.get(), .explain = sequence->explain});
+    w.requests.push_back({.policy = sequence->policy.get(), .detail = sequence->detail});
   }
 }
 

@@ -19,6 +19,13 @@ namespace thresher {
 
 enum class Pooling { kCls, kMean };
 
+/// What a report tells beyond its totals.
+struct ReportDetail {
+  bool layers = false;        // Each layer.
+  bool tokens = false;        // How many layers each token went through.
+  bool distribution = false;  // Attention entropy and sink, which take time to measure.
+};
+
 /// One sequence of a batch: what to run and what to return.
 struct Sequence {
   std::vector<int32_t> ids;
@@ -29,7 +36,7 @@ struct Sequence {
   bool normalize = false;  // Embedding to unit length.
   /// What to skip, made by this engine's ParsePolicy; null: dense.
   std::shared_ptr<const Policy> policy;
-  bool explain = false;  // Report each layer and each token.
+  ReportDetail detail;
 };
 
 /// The answer to one sequence.

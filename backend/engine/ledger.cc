@@ -1,5 +1,7 @@
 #include "backend/engine/ledger.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <numeric>
 #include <vector>
 
@@ -45,6 +47,27 @@ int64_t BytesRead(const PolicyShape& shape, const SequencePlan* plan,
   return (key_bits * dim + 7) / 8 + record.values * dim * 4;
 }
 
+constexpr double kSinkThreshold = 0.3;
+
+/// Softmax rows of each head: of its queries those that are not one-hot.
+std::vector<int64_t> SoftmaxRows(const SequencePlan& plan, const AttentionRecord& record) {
+  const size_t heads = record.sink_sums.size();
+  std::vector<int64_t> rows(heads, 0);
+  std::vector<int32_t> running(heads);
+  std::iota(running.begin(), running.end(), 0);
+  if (plan.heads) running = *plan.heads;
+  for (const int32_t h : running) {
+    if (plan.one_hot.empty()) {
+      rows[h] = record.rows / static_cast<int64_t>(running.size());
+      continue;
+    }
+    const auto queries = static_cast<std::ptrdiff_t>(plan.one_hot.size() / heads);
+    rows[h] = std::count(plan.one_hot.begin() + h * queries,
+                         plan.one_hot.begin() + (h + 1) * queries, -1);
+  }
+  return rows;
+}
+
 }  // namespace
 
 Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const SequencePlan* plan,
@@ -67,6 +90,26 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
   return work;
+}
+
+void AttentionDistribution::Add(const SequencePlan& plan, const AttentionRecord& record) {
+  if (!plan.wanted.distribution) return;
+  entropy_ += record.entropy_sum;
+  sink_ += std::accumulate(record.sink_sums.begin(), record.sink_sums.end(), 0.0);
+  rows_ += record.rows;
+  const std::vector<int64_t> rows = SoftmaxRows(plan, record);
+  for (size_t h = 0; h < rows.size(); ++h) {
+    if (rows[h] == 0) continue;
+    ++heads_;
+    if (record.sink_sums[h] > kSinkThreshold * static_cast<double>(rows[h])) ++sink_heads_;
+  }
+}
+
+void AttentionDistribution::Fill(v1::PruningReport* report) const {
+  if (rows_ == 0) return;
+  report->set_attention_entropy(entropy_ / static_cast<double>(rows_));
+  report->set_sink_share(sink_ / static_cast<double>(rows_));
+  report->set_sink_heads(static_cast<double>(sink_heads_) / static_cast<double>(heads_));
 }
 
 }  // namespace thresher

@@ -16,6 +16,26 @@ namespace thresher {
 v1::PruningReport::Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows,
                                   const SequencePlan* plan, const AttentionRecord& record);
 
+/// Entropy and sink of one sequence's attention, over its layers:
+///   entropy of a row, -sum over keys of p ln p; here the mean over all softmax rows;
+///   sink share, the mean over all softmax rows of the first token's probability;
+///   sink heads, the share of the heads that ran, over layers, whose own mean of it is above 0.3:
+///   Sink_1 of arXiv 2410.10781 (there of one length of text, epsilon 0.3).
+class AttentionDistribution {
+ public:
+  /// A layer that ran under `plan`. Nothing unless the plan wanted the distribution.
+  void Add(const SequencePlan& plan, const AttentionRecord& record);
+  /// Sets the report's fields if anything was added.
+  void Fill(v1::PruningReport* report) const;
+
+ private:
+  double entropy_ = 0.0;
+  double sink_ = 0.0;
+  int64_t rows_ = 0;
+  int64_t heads_ = 0;       // That had a softmax row, over layers.
+  int64_t sink_heads_ = 0;  // Those of them that are sinks.
+};
+
 }  // namespace thresher
 
 #endif  // THRESHER_BACKEND_ENGINE_LEDGER_H_

@@ -30,7 +30,7 @@ class SequenceRun {
     std::iota(heads_.begin(), heads_.end(), 0);
     report_->Clear();
     report_->set_policy(request.policy != nullptr ? request.policy->text() : "dense");
-    if (request.explain) report_->mutable_token_layers()->Resize(tokens, shape.layers);
+    if (request.detail.tokens) report_->mutable_token_layers()->Resize(tokens, shape.layers);
     if (!sparse()) return;
     const int32_t first_token[] = {0};
     run_ = request.policy->Start(tokens, first_token);
@@ -40,27 +40,26 @@ class SequenceRun {
   int32_t rows() const { return static_cast<int32_t>(positions_.size()); }
   const Policy& policy() const { return *request_.policy; }
 
-  /// Null: dense.
+  /// Null: dense, and nothing is asked for.
   const SequencePlan* MakePlan(int32_t layer, const LayerPrediction* prediction) {
-    if (!sparse()) return nullptr;
+    if (!planned()) return nullptr;
     plan_ = {};
     if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
-    plan_.wanted.distribution = request_.explain;
-    run_->BeforeProjection(layer, positions_, prediction, &plan_);
+    plan_.wanted.distribution = request_.detail.distribution;
+    if (sparse()) run_->BeforeProjection(layer, positions_, prediction, &plan_);
     return &plan_;
   }
 
   /// Counts the layer and hears what the policy decides.
   void Finish(int32_t layer, const AttentionRecord& record) {
-    const SequencePlan* plan = sparse() ? &plan_ : nullptr;
+    const SequencePlan* plan = planned() ? &plan_ : nullptr;
     const v1::PruningReport::Work work = LayerWork(shape_, tokens_, rows(), plan, record);
     AddWork(work, report_->mutable_total());
-    if (request_.explain) *report_->add_layers() = work;
+    if (request_.detail.layers) *report_->add_layers() = work;
+    if (plan != nullptr) distribution_.Add(*plan, record);
     kept_rows_.resize(positions_.size());
     std::iota(kept_rows_.begin(), kept_rows_.end(), 0);
     if (!sparse()) return;
-    entropy_ += record.entropy_sum;
-    sink_ += record.sink_sum;
     CascadeDecision decision{.rows = std::move(kept_rows_), .heads = std::move(heads_)};
     run_->AfterAttention(layer, positions_, record, &decision);
     kept_rows_ = std::move(decision.rows);
@@ -83,7 +82,7 @@ class SequenceRun {
         continue;
       }
       std::copy_n(hidden.row(row), hidden.cols, result.row(first_ + positions_[row]));
-      if (request_.explain) report_->set_token_layers(positions_[row], layer + 1);
+      if (request_.detail.tokens) report_->set_token_layers(positions_[row], layer + 1);
     }
     positions_ = std::move(kept);
   }
@@ -96,14 +95,11 @@ class SequenceRun {
   }
 
   /// After the last layer.
-  void FinishReport() {
-    const auto softmax_rows = static_cast<double>(report_->total().softmax_rows());
-    if (!plan_.wanted.distribution || softmax_rows == 0) return;
-    report_->set_attention_entropy(entropy_ / softmax_rows);
-    report_->set_sink_share(sink_ / softmax_rows);
-  }
+  void FinishReport() { distribution_.Fill(report_); }
 
  private:
+  bool planned() const { return sparse() || request_.detail.distribution; }
+
   const PolicyShape& shape_;
   const PolicyRequest request_;
   const int32_t first_;   // Its first token within the batch.
@@ -114,8 +110,7 @@ class SequenceRun {
   std::unique_ptr<PolicyRun> run_;
   SequencePlan plan_;
   std::vector<int32_t> kept_rows_;
-  double entropy_ = 0.0;
-  double sink_ = 0.0;
+  AttentionDistribution distribution_;
 };
 
 /// The whole batch.

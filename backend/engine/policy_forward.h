@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "backend/engine/engine.h"
 #include "backend/model/encoder.h"
 #include "backend/sparsity/policy.h"
 #include "backend/tensor/matrix.h"
@@ -22,7 +23,7 @@ namespace thresher {
 /// What one sequence of the batch asks for.
 struct PolicyRequest {
   const Policy* policy = nullptr;  // Null: dense.
-  bool explain = false;            // Report each layer and each token.
+  ReportDetail detail;
 };
 
 /// Memory of a run, kept for the next one.

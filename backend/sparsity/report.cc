@@ -21,18 +21,22 @@ void AddWork(const Work& work, Work* total) {
   total->set_refetched_rows(total->refetched_rows() + work.refetched_rows());
 }
 
-std::array<std::pair<std::string_view, double>, 6> KeepRatios(const Work& work) {
-  const auto ratio = [](const Amount& amount) {
-    return amount.dense() == 0
-               ? 1.0
-               : static_cast<double>(amount.done()) / static_cast<double>(amount.dense());
-  };
-  return {{{"token", ratio(work.tokens())},
-           {"head", ratio(work.heads())},
-           {"value", ratio(work.values())},
-           {"score", ratio(work.scores())},
-           {"qkv_row", ratio(work.qkv_rows())},
-           {"ffn_full_precision", ratio(work.ffn_full_precision())}}};
+double KeepRatio(const Amount& amount) {
+  if (amount.dense() == 0) return 1.0;
+  return static_cast<double>(amount.done()) / static_cast<double>(amount.dense());
+}
+
+double RefetchShare(const Work& work) {
+  if (work.softmax_rows() == 0) return 0.0;
+  return static_cast<double>(work.refetched_rows()) / static_cast<double>(work.softmax_rows());
+}
+
+std::array<std::pair<std::string_view, double>, kKindsOfWork.size()> KeepRatios(const Work& work) {
+  std::array<std::pair<std::string_view, double>, kKindsOfWork.size()> ratios;
+  for (size_t i = 0; i < ratios.size(); ++i) {
+    ratios[i] = {kKindsOfWork[i].name, KeepRatio((work.*kKindsOfWork[i].amount)())};
+  }
+  return ratios;
 }
 
 }  // namespace thresher

@@ -38,7 +38,7 @@ class PolicyForwardTest : public ::testing::TestWithParam<Case> {
   Sequence MakeSequence(const nlohmann::json& ids, const std::string& policy) const {
     Sequence sequence{.ids = ids.get<std::vector<int32_t>>(), .want_logits = true};
     sequence.want_embedding = true;
-    sequence.explain = true;
+    sequence.detail = {.layers = true, .tokens = true, .distribution = true};
     if (!policy.empty()) {
       auto parsed = model_->engine->ParsePolicy(policy);
       EXPECT_TRUE(parsed.ok()) << parsed.status();

@@ -144,7 +144,7 @@ class Head {
       if (plan_.wanted.column_sums) record_->column_sums[keys_[n]] += p;
       if (plan_.wanted.distribution) {
         if (p > 0.0) record_->entropy_sum -= p * std::log(p);
-        if (keys_[n] == 0) record_->sink_sum += p;
+        if (keys_[n] == 0) record_->sink_sums[head_] += p;
       }
     }
   }
@@ -207,6 +207,7 @@ absl::Status PlannedAttention(const PlannedAttentionInput& input, const Sequence
   *record = {};
   if (plan.wanted.column_sums) record->column_sums.assign(extent.keys, 0.0);
   if (plan.wanted.head_l1) record->head_l1.assign(extent.heads, 0.0);
+  if (plan.wanted.distribution) record->sink_sums.assign(extent.heads, 0.0);
   for (int64_t i = 0; i < out.rows; ++i) std::fill_n(out.row(i), out.cols, 0.0f);
 
   std::vector<int32_t> heads(extent.heads);
