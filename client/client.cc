@@ -9,6 +9,7 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "inference/open_inference_grpc.grpc.pb.h"
+#include "proto/callback_queue.h"
 #include "thresher/v1/thresher.grpc.pb.h"
 
 namespace thresher::client {
@@ -67,6 +68,7 @@ std::string ServiceConfig(const RetryPolicy& retry) {
 class Client::Impl {
  public:
   explicit Impl(ClientOptions options) : options_(std::move(options)) {
+    KeepCallbackQueue();
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(options_.max_message_bytes);
     arguments.SetServiceConfigJSON(ServiceConfig(options_.retry));

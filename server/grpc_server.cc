@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "backend/scheduler/clock.h"
 #include "backend/tensor/status.h"
+#include "proto/callback_queue.h"
 #include "server/health_service.h"
 #include "server/inference.h"
 #include "server/open_inference_service.h"
@@ -63,6 +64,7 @@ class GrpcServer::Impl {
   ~Impl() { Shutdown(absl::InfinitePast()); }
 
   absl::Status Listen() {
+    KeepCallbackQueue();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     Configure(options_, &builder);

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "inference/open_inference_grpc.grpc.pb.h"
+#include "proto/callback_queue.h"
 #include "thresher/v1/thresher.grpc.pb.h"
 
 namespace thresher::testing {
@@ -26,6 +27,7 @@ class FakeServer {
   using Context = grpc::CallbackServerContext;
 
   FakeServer() {
+    KeepCallbackQueue();
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -95,7 +97,7 @@ class FakeServer {
    public:
     explicit ThresherService(FakeServer& fake) : fake_(fake) {}
     Reactor* Classify(Context* context, const v1::ClassifyRequest* request,
-                          v1::ClassifyResponse* response) override {
+                      v1::ClassifyResponse* response) override {
       if (fake_.on_classify) fake_.on_classify(*request);
       response->add_labels("negative");
       response->add_labels("positive");
@@ -109,7 +111,7 @@ class FakeServer {
       return fake_.Finish(context);
     }
     Reactor* Embed(Context* context, const v1::EmbedRequest* request,
-                       v1::EmbedResponse* response) override {
+                   v1::EmbedResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
         v1::Embedding& result = *response->add_results();
         *result.mutable_info() = Info(input.text());
@@ -119,9 +121,8 @@ class FakeServer {
       }
       return fake_.Finish(context);
     }
-    Reactor* TokenClassify(Context* context,
-                               const v1::TokenClassifyRequest* request,
-                               v1::TokenClassifyResponse* response) override {
+    Reactor* TokenClassify(Context* context, const v1::TokenClassifyRequest* request,
+                           v1::TokenClassifyResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
         v1::TokenClassification& result = *response->add_results();
         *result.mutable_info() = Info(input.text());
@@ -134,7 +135,7 @@ class FakeServer {
       return fake_.Finish(context);
     }
     Reactor* Answer(Context* context, const v1::AnswerRequest* request,
-                        v1::AnswerResponse* response) override {
+                    v1::AnswerResponse* response) override {
       for (const v1::Question& question : request->questions()) {
         v1::AnswerResult& result = *response->add_results();
         *result.mutable_info() = Info(question.question());
@@ -145,7 +146,7 @@ class FakeServer {
       return fake_.Finish(context);
     }
     Reactor* Tokenize(Context* context, const v1::TokenizeRequest* request,
-                          v1::TokenizeResponse* response) override {
+                      v1::TokenizeResponse* response) override {
       for (const v1::Input& input : request->inputs()) {
         v1::Tokenization& result = *response->add_results();
         *result.mutable_info() = Info(input.text());
@@ -168,12 +169,12 @@ class FakeServer {
    public:
     explicit InferenceService(FakeServer& fake) : fake_(fake) {}
     Reactor* ServerLive(Context* context, const inference::ServerLiveRequest*,
-                            inference::ServerLiveResponse* response) override {
+                        inference::ServerLiveResponse* response) override {
       response->set_live(true);
       return Reply(context);
     }
     Reactor* RepositoryIndex(Context* context, const inference::RepositoryIndexRequest*,
-                                 inference::RepositoryIndexResponse* response) override {
+                             inference::RepositoryIndexResponse* response) override {
       for (const std::string& name : fake_.models) {
         auto& model = *response->add_models();
         model.set_name(name);
@@ -183,7 +184,7 @@ class FakeServer {
       return Reply(context);
     }
     Reactor* ModelMetadata(Context* context, const inference::ModelMetadataRequest* request,
-                               inference::ModelMetadataResponse* response) override {
+                           inference::ModelMetadataResponse* response) override {
       response->set_name(request->name());
       response->set_platform("thresher");
       auto& input = *response->add_inputs();
@@ -193,9 +194,8 @@ class FakeServer {
       (*response->mutable_properties())["max_tokens"] = "512";
       return Reply(context);
     }
-    Reactor* RepositoryModelLoad(Context* context,
-                                     const inference::RepositoryModelLoadRequest*,
-                                     inference::RepositoryModelLoadResponse*) override {
+    Reactor* RepositoryModelLoad(Context* context, const inference::RepositoryModelLoadRequest*,
+                                 inference::RepositoryModelLoadResponse*) override {
       ++fake_.loads;
       return Reply(context, {grpc::StatusCode::UNAVAILABLE, "not now"});
     }
@@ -208,7 +208,7 @@ class FakeServer {
    public:
     explicit HealthService(FakeServer& fake) : fake_(fake) {}
     Reactor* Check(Context* context, const grpc::health::v1::HealthCheckRequest* request,
-                       grpc::health::v1::HealthCheckResponse* response) override {
+                   grpc::health::v1::HealthCheckResponse* response) override {
       const auto found = fake_.health.find(request->service());
       if (found == fake_.health.end()) {
         return Reply(context, {grpc::StatusCode::NOT_FOUND, "unknown service"});
