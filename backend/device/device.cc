@@ -31,7 +31,6 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
                                       std::span<const SequencePlan* const> plans, Matrix out,
                                       std::span<AttentionRecord> records) {
   THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
-  MatrixBuffer unused;
   for (size_t s = 0; s < plans.size(); ++s) {
     const int64_t first = input.offsets[s];
     const int64_t rows = input.offsets[s + 1] - first;
@@ -41,14 +40,10 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
     one.value = input.value.Rows(first, rows);
     const int32_t offsets[] = {0, static_cast<int32_t>(rows)};
     one.offsets = offsets;
-    Matrix planned_out = out.Rows(first, rows);
-    if (plans[s] == nullptr || plans[s]->dense_attention()) {
-      THRESHER_RETURN_IF_ERROR(Attention(one, planned_out));
+    if (plans[s] == nullptr) {
+      THRESHER_RETURN_IF_ERROR(Attention(one, out.Rows(first, rows)));
       records[s] = DenseRecord(input.shape, static_cast<int32_t>(rows), input.causal);
-      if (plans[s] == nullptr || plans[s]->wanted == WantedStatistics()) continue;
-      // Statistics must not change the answer: they come from a run whose output is not used.
-      unused.Resize(rows, out.cols);
-      planned_out = unused.view();
+      continue;
     }
     THRESHER_RETURN_IF_ERROR(thresher::PlannedAttention({.shape = one.shape,
                                                          .query = one.query,
@@ -56,7 +51,8 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
                                                          .value = one.value,
                                                          .scale = one.scale,
                                                          .causal = one.causal},
-                                                        *plans[s], planned_out, &records[s]));
+                                                        *plans[s], out.Rows(first, rows),
+                                                        &records[s]));
   }
   return absl::OkStatus();
 }

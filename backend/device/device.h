@@ -101,7 +101,8 @@ class Device {
   /// As Attention, but sequence s obeys *plans[s] (null: dense), and records[s] receives what it
   /// did and the statistics that its plan asked for. Without causal, queries are keys. The meaning
   /// of each rule is stated in reference/planned_attention.h; this default is that, one sequence
-  /// after the other, and a dense plan has the bits of Attention.
+  /// after the other. A plan that leaves nothing out has the bits of Attention, whatever statistics
+  /// it asks for.
   virtual absl::Status PlannedAttention(const AttentionInput& input,
                                         std::span<const SequencePlan* const> plans, Matrix out,
                                         std::span<AttentionRecord> records);

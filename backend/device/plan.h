@@ -98,11 +98,6 @@ struct SequencePlan {
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
 
-  /// The attention leaves nothing out, whatever statistics it gives.
-  bool dense_attention() const {
-    return !heads && !candidates && one_hot.empty() && value_keep == 1.0 && !quantization;
-  }
-
   friend bool operator==(const SequencePlan&, const SequencePlan&) = default;
 };
 

@@ -7,22 +7,12 @@
 #define HWY_TARGET_INCLUDE "backend/device/cpu/attention.cc"
 #include "hwy/foreach_target.h"  // Compiles this file once for each target.
 // After foreach_target.h:
-#include "backend/device/cpu/gemm-inl.h"
-#include "backend/device/cpu/vector_math-inl.h"
+#include "backend/device/cpu/attention-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace thresher::HWY_NAMESPACE {
 namespace {
-
-// Keys of one block: a multiple of every target's tile width. One head's packed K and V of a block
-// fit the second-level cache and nearly the first.
-constexpr size_t kKeyBlock = 128;
-
-size_t PaddedCols(size_t cols) {
-  const size_t tile = TileCols();
-  return (cols + tile - 1) / tile * tile;
-}
 
 /// Where the pieces of a task's scratch lie: offsets in floats.
 struct Layout {
@@ -51,74 +41,6 @@ struct Layout {
 
 size_t ScratchSize(size_t head_dim) { return Layout(head_dim).size; }
 
-/// K^T in tiles; columns beyond the last key are zero.
-void PackKeys(ConstMatrix key, float* out) {
-  const size_t tile = TileCols();
-  const auto keys = static_cast<size_t>(key.rows), dim = static_cast<size_t>(key.cols);
-  for (size_t first = 0; first < keys; first += tile, out += dim * tile) {
-    const size_t count = std::min(tile, keys - first);
-    if (count < tile) std::fill_n(out, dim * tile, 0.0f);
-    for (size_t j = 0; j < count; ++j) {
-      const float* row = key.row(static_cast<int64_t>(first + j));
-      for (size_t i = 0; i < dim; ++i) out[i * tile + j] = row[i];
-    }
-  }
-}
-
-/// V in tiles; columns beyond the last dimension are zero.
-void PackValues(ConstMatrix value, float* out) {
-  const size_t tile = TileCols();
-  const auto keys = static_cast<size_t>(value.rows), dim = static_cast<size_t>(value.cols);
-  for (size_t first = 0; first < dim; first += tile) {
-    const size_t count = std::min(tile, dim - first);
-    for (size_t j = 0; j < keys; ++j, out += tile) {
-      std::copy_n(value.row(static_cast<int64_t>(j)) + first, count, out);
-      std::fill_n(out + count, tile - count, 0.0f);
-    }
-  }
-}
-
-/// Turns the first `valid` scores into e^(scale * score - largest) and the rest of `width` (whole
-/// vectors) into 0; updates the running maximum and sum. Returns what earlier sums of this row must
-/// be multiplied by.
-float SoftmaxRow(float* scores, size_t valid, size_t width, float scale, float& largest,
-                 float& total) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  const auto factor = hn::Set(d, scale);
-  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  auto highest = hn::Set(d, largest);
-  for (size_t i = 0; i < valid; i += lanes) {
-    auto s = hn::Mul(hn::Load(d, scores + i), factor);
-    if (i + lanes > valid) s = hn::IfThenElse(hn::FirstN(d, valid - i), s, lowest);
-    hn::Store(s, d, scores + i);
-    highest = hn::Max(highest, s);
-  }
-  const float before = largest;
-  largest = hn::GetLane(hn::MaxOfLanes(d, highest));
-  const auto shift = hn::Set(d, largest);
-  auto sum = hn::Zero(d);
-  size_t i = 0;
-  for (; i < valid; i += lanes) {
-    const auto e = ExpOf(hn::Sub(hn::Load(d, scores + i), shift));
-    hn::Store(e, d, scores + i);
-    sum = hn::Add(sum, e);
-  }
-  for (; i < width; i += lanes) hn::Store(hn::Zero(d), d, scores + i);
-  // At the first block this is e^-infinity = 0.
-  const float correction =
-      before == largest ? 1.0f : hn::GetLane(ExpOf(hn::Set(d, before - largest)));
-  total = total * correction + hn::GetLane(hn::SumOfLanes(d, sum));
-  return correction;
-}
-
-void ScaleInPlace(float factor, size_t cols, float* row) {
-  const F32 d;
-  for (size_t i = 0; i < cols; i += hn::Lanes(d)) {
-    hn::Store(hn::Mul(hn::Load(d, row + i), hn::Set(d, factor)), d, row + i);
-  }
-}
-
 void Attend(const HeadTask& task, float* memory, Matrix out) {
   const auto dim = static_cast<size_t>(task.query.cols);
   const auto queries = static_cast<size_t>(task.query.rows);
@@ -142,7 +64,7 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
     const size_t width = (count + tile - 1) / tile * tile;
     const auto from = static_cast<int64_t>(begin), rows = static_cast<int64_t>(count);
     PackKeys(task.key.Rows(from, rows), packed_key);
-    PackValues(task.value.Rows(from, rows), packed_value);
+    PackValues(task.value.Rows(from, rows), nullptr, packed_value);
     for (size_t q = 0; q < queries; q += kTileRows) {
       const size_t n = std::min(kTileRows, queries - q);
       if (task.causal && first_query + q + n <= begin) continue;  // All these keys are later.
@@ -158,7 +80,8 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
           continue;
         }
         const size_t valid = task.causal ? std::min(count, last - begin) : count;
-        const float correction = SoftmaxRow(scores, valid, width, task.scale, largest[r], total[r]);
+        const float correction =
+            SoftmaxRow(scores, nullptr, valid, width, task.scale, largest[r], total[r], scores);
         if (begin > 0 && correction != 1.0f) {
           ScaleInPlace(correction, stride, output + r * stride);
         }
@@ -169,14 +92,8 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
       }
     }
   }
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
   for (size_t r = 0; r < queries; ++r) {
-    const auto inverse = hn::Set(d, 1.0f / total[r]);
-    for (size_t i = 0; i < dim; i += lanes) {
-      const auto v = hn::Mul(hn::Load(d, output + r * stride + i), inverse);
-      StorePart(v, d, out.row(static_cast<int64_t>(r)) + i, std::min(lanes, dim - i));
-    }
+    FinishRow(output + r * stride, total[r], dim, out.row(static_cast<int64_t>(r)));
   }
 }
 

@@ -13,8 +13,10 @@
 #include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/kernels.h"
 #include "backend/device/cpu/onednn_product.h"
+#include "backend/device/cpu/planned_attention.h"
 #include "backend/device/cpu/product.h"
 #include "backend/device/cpu/thread_pool.h"
+#include "backend/device/plan_rows.h"
 #include "backend/device/shape_checks.h"
 #include "backend/tensor/status.h"
 
@@ -30,6 +32,11 @@ constexpr int64_t kRowTaskElements = 16'384;
 constexpr int64_t kMaxInt8Depth = std::numeric_limits<int32_t>::max() / (127 * 127);
 
 int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+template <typename T>
+MatrixView<T> Columns(MatrixView<T> m, int64_t first, int64_t count) {
+  return {m.data + first, m.rows, count, m.stride};
+}
 
 class CpuLinear final : public PackedLinear {
  public:
@@ -101,6 +108,14 @@ class CpuDevice final : public Device {
     return Guard<absl::Status>("attention", [&] { return AttentionChecked(input, out); });
   }
 
+  absl::Status PlannedAttention(const AttentionInput& input,
+                                std::span<const SequencePlan* const> plans, Matrix out,
+                                std::span<AttentionRecord> records) override {
+    THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
+    return Guard<absl::Status>("attention under plans",
+                               [&] { return PlannedAttentionChecked(input, plans, out, records); });
+  }
+
   absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                          std::span<const float> beta, float epsilon, Matrix y) override {
     THRESHER_RETURN_IF_ERROR(CheckLayerNorm(x, residual, gamma, beta, y));
@@ -153,6 +168,12 @@ class CpuDevice final : public Device {
     AlignedBuffer<float> accumulators;  // One chunk of one panel; int32_t for int8.
     AlignedBuffer<float> attention;
     absl::Status status;  // The first error of its tasks.
+  };
+
+  /// Queries [first, first + kQueryBlock) of a sequence, or as many as there are.
+  struct QueryBlock {
+    size_t sequence;
+    int64_t first;
   };
 
   /// Runs what may throw (for want of memory) and turns that into a status.
@@ -279,47 +300,180 @@ class CpuDevice final : public Device {
     return absl::OkStatus();
   }
 
-  absl::Status AttentionChecked(const AttentionInput& input, Matrix out) {
-    const int64_t heads = input.shape.heads;
-    const int64_t group = heads / input.shape.kv_heads;  // Heads that share a key and value.
-    const int64_t head_dim = input.shape.head_dim;
+  /// Cuts the sequences into blocks of queries; returns the work of their attention.
+  int64_t FindBlocks(std::span<const int32_t> offsets, int64_t cols) {
     blocks_.clear();
     int64_t work = 0;
-    for (size_t s = 0; s + 1 < input.offsets.size(); ++s) {
-      const int64_t length = input.offsets[s + 1] - input.offsets[s];
+    for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+      const int64_t length = offsets[s + 1] - offsets[s];
       for (int64_t first = 0; first < length; first += kQueryBlock) {
         blocks_.push_back({.sequence = s, .first = first});
       }
-      work += 2 * length * length * out.cols;
+      work += 2 * length * length * cols;
     }
-    for (Worker& worker : workers_) worker.attention.Resize(AttentionScratchSize(head_dim));
+    return work;
+  }
+
+  /// The task of one head of a block, and the part of `out` that is its own.
+  static HeadTask TaskOf(const AttentionInput& input, const QueryBlock& block, int64_t head,
+                         Matrix out, Matrix* part) {
+    const int64_t dim = input.shape.head_dim;
+    const int64_t group = input.shape.heads / input.shape.kv_heads;  // Heads that share K and V.
+    const int64_t begin = input.offsets[block.sequence];
+    const int64_t keys = input.offsets[block.sequence + 1] - begin;
+    const int64_t first = begin + block.first;
+    const int64_t queries = std::min(kQueryBlock, keys - block.first);
+    *part = Columns(out, head * dim, dim).Rows(first, queries);
+    return {.query = Columns(input.query, head * dim, dim).Rows(first, queries),
+            .key = Columns(input.key, head / group * dim, dim).Rows(begin, keys),
+            .value = Columns(input.value, head / group * dim, dim).Rows(begin, keys),
+            .first_query = block.first,
+            .scale = input.scale,
+            .causal = input.causal};
+  }
+
+  absl::Status AttentionChecked(const AttentionInput& input, Matrix out) {
+    const int64_t heads = input.shape.heads;
+    const int64_t work = FindBlocks(input.offsets, out.cols);
+    for (Worker& worker : workers_) {
+      worker.attention.Resize(AttentionScratchSize(input.shape.head_dim));
+    }
     ForTasks(static_cast<int64_t>(blocks_.size()) * heads, work, [&](int64_t task, int index) {
-      const auto [sequence, first] = blocks_[static_cast<size_t>(task / heads)];
-      const int64_t head = task % heads;
-      const int64_t kv_column = head / group * head_dim;
-      const int64_t column = head * head_dim;
-      const int64_t begin = input.offsets[sequence];
-      const int64_t keys = input.offsets[sequence + 1] - begin;
-      const int64_t queries = std::min(kQueryBlock, keys - first);
-      const auto slice = [&](const auto& m, int64_t row, int64_t rows, int64_t col) {
-        return std::decay_t<decltype(m)>(m.row(row) + col, rows, head_dim, m.stride);
-      };
-      AttendHead({.query = slice(input.query, begin + first, queries, column),
-                  .key = slice(input.key, begin, keys, kv_column),
-                  .value = slice(input.value, begin, keys, kv_column),
-                  .first_query = first,
-                  .scale = input.scale,
-                  .causal = input.causal},
-                 workers_[static_cast<size_t>(index)].attention.data(),
-                 slice(out, begin + first, queries, column));
+      Matrix part;
+      const HeadTask head =
+          TaskOf(input, blocks_[static_cast<size_t>(task / heads)], task % heads, out, &part);
+      AttendHead(head, workers_[static_cast<size_t>(index)].attention.data(), part);
     });
     return absl::OkStatus();
   }
 
-  struct QueryBlock {
-    size_t sequence;
-    int64_t first;
-  };
+  absl::Status PlannedAttentionChecked(const AttentionInput& input,
+                                       std::span<const SequencePlan* const> plans, Matrix out,
+                                       std::span<AttentionRecord> records) {
+    const int32_t heads = input.shape.heads;
+    const int64_t dim = input.shape.head_dim;
+    int64_t longest = 0;
+    for (size_t s = 0; s < plans.size(); ++s) {
+      const int32_t rows = input.offsets[s + 1] - input.offsets[s];
+      longest = std::max<int64_t>(longest, rows);
+      if (plans[s] == nullptr) continue;
+      THRESHER_RETURN_IF_ERROR(CheckPlan(*plans[s], {.heads = heads,
+                                                     .kv_heads = input.shape.kv_heads,
+                                                     .queries = rows,
+                                                     .keys = rows,
+                                                     .causal = input.causal}));
+    }
+    // What the first scores of quantised sequences read, and what their refetched rows read.
+    AttentionInput upper = input, full = input;
+    const auto is_quantized = [](const SequencePlan* plan) { return plan && plan->quantization; };
+    if (std::ranges::any_of(plans, is_quantized)) {
+      Quantize(input, plans);
+      upper.query = quantized_query_.view();
+      upper.key = upper_key_.view();
+      full.key = full_key_.view();
+    }
+    const int64_t work = FindBlocks(input.offsets, out.cols);
+    const auto tasks = static_cast<int64_t>(blocks_.size()) * heads;
+    for (Worker& worker : workers_) {
+      worker.attention.Resize(
+          std::max(AttentionScratchSize(dim), PlannedAttentionScratchSize(dim, longest)));
+    }
+    // Each task has its own part of the statistics, so that they are summed in one order.
+    block_records_.assign(static_cast<size_t>(tasks), {});
+    block_sums_.Resize(static_cast<size_t>(tasks * longest));
+    ForTasks(tasks, work, [&](int64_t task, int index) {
+      const QueryBlock& block = blocks_[static_cast<size_t>(task / heads)];
+      const int64_t head = task % heads;
+      const SequencePlan* const plan = plans[block.sequence];
+      float* const scratch = workers_[static_cast<size_t>(index)].attention.data();
+      Matrix part;
+      PlannedHeadTask planned{.head = TaskOf(input, block, head, out, &part)};
+      if (plan == nullptr) return AttendHead(planned.head, scratch, part);
+      if (!Runs(*plan, head)) {
+        for (int64_t i = 0; i < part.rows; ++i) std::fill_n(part.row(i), part.cols, 0.0f);
+        return;
+      }
+      if (plan->quantization) {
+        planned.head = TaskOf(upper, block, head, out, &part);
+        planned.full_key = TaskOf(full, block, head, out, &part).key;
+        planned.refetch_threshold = plan->quantization->threshold;
+      }
+      if (plan->candidates) {
+        planned.candidates =
+            plan->candidates->row(static_cast<int32_t>(head), static_cast<int32_t>(block.first));
+        planned.candidate_words = plan->candidates->words();
+      }
+      if (!plan->one_hot.empty()) {
+        planned.one_hot = plan->one_hot.data() + head * planned.head.key.rows + block.first;
+      }
+      planned.value_keep = plan->value_keep;
+      planned.wanted = plan->wanted;
+      AttendPlannedHead(planned, scratch, part, &block_records_[static_cast<size_t>(task)],
+                        block_sums_.data() + task * longest);
+    });
+    for (size_t s = 0; s < plans.size(); ++s) {
+      const int32_t rows = input.offsets[s + 1] - input.offsets[s];
+      records[s] =
+          plans[s] == nullptr ? DenseRecord(input.shape, rows, input.causal) : AttentionRecord();
+      if (plans[s] == nullptr) continue;
+      if (plans[s]->wanted.column_sums) records[s].column_sums.assign(rows, 0.0);
+      if (plans[s]->wanted.head_l1) records[s].head_l1.assign(heads, 0.0);
+      if (plans[s]->wanted.distribution) records[s].sink_sums.assign(heads, 0.0);
+    }
+    for (int64_t task = 0; task < tasks; ++task) {
+      const size_t s = blocks_[static_cast<size_t>(task / heads)].sequence;
+      if (plans[s] == nullptr || !Runs(*plans[s], task % heads)) continue;
+      AddRecord(block_records_[static_cast<size_t>(task)], block_sums_.data() + task * longest,
+                task % heads, &records[s]);
+    }
+    return absl::OkStatus();
+  }
+
+  static bool Runs(const SequencePlan& plan, int64_t head) {
+    return !plan.heads || std::ranges::binary_search(*plan.heads, head);
+  }
+
+  /// Adds what a block of `head` did to its sequence's record.
+  static void AddRecord(const PlannedHeadRecord& block, const float* column_sums, int64_t head,
+                        AttentionRecord* record) {
+    for (size_t j = 0; j < record->column_sums.size(); ++j) {
+      record->column_sums[j] += double{column_sums[j]};
+    }
+    if (!record->head_l1.empty()) record->head_l1[static_cast<size_t>(head)] += block.head_l1;
+    record->entropy_sum += block.entropy;
+    if (!record->sink_sums.empty()) record->sink_sums[static_cast<size_t>(head)] += block.sink;
+    record->rows += block.rows;
+    record->refetched_rows += block.refetched_rows;
+    record->scores += block.scores;
+    record->refetched_scores += block.refetched_scores;
+    record->values += block.values;
+  }
+
+  /// Quantises Q and K of the sequences whose plans ask for it, head by head.
+  void Quantize(const AttentionInput& input, std::span<const SequencePlan* const> plans) {
+    const int64_t dim = input.shape.head_dim;
+    quantized_query_.Resize(input.query.rows, input.query.cols);
+    full_key_.Resize(input.key.rows, input.key.cols);
+    upper_key_.Resize(input.key.rows, input.key.cols);
+    for (size_t s = 0; s < plans.size(); ++s) {
+      if (plans[s] == nullptr || !plans[s]->quantization) continue;
+      const int32_t msb = plans[s]->quantization->msb_bits;
+      const int32_t lsb = plans[s]->quantization->lsb_bits;
+      const int64_t begin = input.offsets[s];
+      ForRows(input.offsets[s + 1] - begin, input.query.cols, [&](int64_t first, int64_t count) {
+        const auto part = [&](auto m, int64_t head) {
+          return Columns(m, head * dim, dim).Rows(begin + first, count);
+        };
+        for (int64_t h = 0; h < input.shape.heads; ++h) {
+          QuantizePlanes(part(input.query, h), msb, lsb, part(quantized_query_.view(), h), {});
+        }
+        for (int64_t h = 0; h < input.shape.kv_heads; ++h) {
+          QuantizePlanes(part(input.key, h), msb, lsb, part(full_key_.view(), h),
+                         part(upper_key_.view(), h));
+        }
+      });
+    }
+  }
 
   DeviceDescription description_;
   OneDnn onednn_;
@@ -327,7 +481,11 @@ class CpuDevice final : public Device {
   std::vector<Worker> workers_;
   AlignedBuffer<std::byte> source_;  // Converted activations of the current Linear,
   AlignedBuffer<float> row_scales_;  // and their scales, for int8.
-  std::vector<QueryBlock> blocks_;   // Of the current Attention.
+  std::vector<QueryBlock> blocks_;   // Of the current attention.
+  // Of the current attention under plans, by task; and its quantised operands.
+  std::vector<PlannedHeadRecord> block_records_;
+  AlignedBuffer<float> block_sums_;
+  MatrixBuffer quantized_query_, full_key_, upper_key_;
 };
 
 }  // namespace
