@@ -10,6 +10,7 @@
 
 #include "backend/build_info/build_info.h"
 #include "backend/sparsity/report.h"
+#include "backend/sparsity/report_json.h"
 #include "backend/tensor/status.h"
 #include "server/open_inference_tensors.h"
 #include "server/postprocess.h"
@@ -153,7 +154,7 @@ OutputTensor MakeOutput(const std::string& name, const ModelInfo& info,
   return make({head_rows, columns}, floats);
 }
 
-/// What was computed, summed over the rows: as shares of dense, and bytes.
+/// What was computed, summed over the rows.
 void FillWork(const InferenceAnswer& answer,
               google::protobuf::Map<std::string, inference::InferParameter>* facts) {
   v1::PruningReport::Work total;
@@ -161,11 +162,30 @@ void FillWork(const InferenceAnswer& answer,
     AddWork(result.output.report.total(), &total);
   }
   (*facts)["policy"].set_string_param(answer.results.front().output.report.policy());
-  for (const auto& [kind, share] : KeepRatios(total)) {
-    (*facts)["keep_" + std::string(kind)].set_double_param(share);
+  const auto add = [facts](const std::string& name, const v1::PruningReport::Amount& amount) {
+    (*facts)[name + "_dense"].set_int64_param(amount.dense());
+    (*facts)[name + "_done"].set_int64_param(amount.done());
+  };
+  for (const KindOfWork& kind : kKindsOfWork) {
+    const std::string name(kind.name);
+    const v1::PruningReport::Amount& amount = (total.*kind.amount)();
+    (*facts)["keep_" + name].set_double_param(KeepRatio(amount));
+    add(name, amount);
   }
-  (*facts)["bytes_dense"].set_int64_param(total.bytes().dense());
-  (*facts)["bytes_done"].set_int64_param(total.bytes().done());
+  add("bytes", total.bytes());
+  (*facts)["softmax_rows"].set_int64_param(total.softmax_rows());
+  (*facts)["refetched_rows"].set_int64_param(total.refetched_rows());
+  (*facts)["refetch_share"].set_double_param(RefetchShare(total));
+}
+
+/// Each row's whole report as JSON, a list.
+std::string ReportsText(const InferenceAnswer& answer) {
+  Json reports = Json::array();
+  for (const InferenceResult& result : answer.results) {
+    reports.push_back(ReportJson(result.output.report,
+                                 ToTokens(*answer.model->model->tokenizer, result.encoding)));
+  }
+  return Dump(reports);
 }
 
 void FillFacts(const InferenceAnswer& answer, ModelInferResponse* response) {
@@ -189,13 +209,14 @@ void FillFacts(const InferenceAnswer& answer, ModelInferResponse* response) {
 }
 
 ModelInferResponse MakeResponse(const ModelInferRequest& request,
-                                const std::vector<std::string>& outputs,
+                                const std::vector<std::string>& outputs, bool explain,
                                 const InferenceAnswer& answer) {
   ModelInferResponse response;
   response.set_model_name(answer.model->name);
   response.set_model_version(answer.model->version);
   response.set_id(request.id());
   FillFacts(answer, &response);
+  if (explain) (*response.mutable_parameters())["report"].set_string_param(ReportsText(answer));
   const bool raw = request.raw_input_contents_size() > 0;
   for (const std::string& name : outputs) {
     AddOutput(MakeOutput(name, answer.model->model->info, answer.results), raw, &response);
@@ -240,6 +261,8 @@ void OpenInference::Infer(const ModelInferRequest& request, const Context& conte
   work.truncate = parts->options.truncate;
   work.priority = parts->options.priority;
   work.policy = parts->options.sparsity;
+  work.max_quality_loss = parts->options.max_quality_loss;
+  work.explain = parts->options.explain;
   work.arrival = context.arrival;
   work.deadline = std::min(context.deadline, context.arrival + parts->options.timeout);
   work.cancelled = context.cancelled;
@@ -255,7 +278,7 @@ void OpenInference::Infer(const ModelInferRequest& request, const Context& conte
   inference_->Run(std::move(work), [&request, parts, done = std::move(done)](
                                        absl::StatusOr<InferenceAnswer> answer) {
     if (!answer.ok()) return done(answer.status());
-    done(MakeResponse(request, parts->outputs, *answer));
+    done(MakeResponse(request, parts->outputs, parts->options.explain, *answer));
   });
 }
 

@@ -359,7 +359,15 @@ absl::StatusOr<InferOptions> ParseInferOptions(const InferParameters& parameters
         return InvalidArgument("parameter 'sparsity' must be a string");
       }
       options.sparsity = parameter.string_param();
+    } else if (name == "max_quality_loss") {
+      THRESHER_ASSIGN_OR_RETURN(options.max_quality_loss, ReadNumber(name, parameter));
+    } else if (name == "explain") {
+      THRESHER_ASSIGN_OR_RETURN(options.explain, ReadBool(name, parameter));
     }
+  }
+  if (options.max_quality_loss && parameters.contains("sparsity")) {
+    return InvalidArgument(
+        "parameters 'sparsity' and 'max_quality_loss' contradict each other; send one of them");
   }
   return options;
 }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -45,6 +46,9 @@ struct InferOptions {
   absl::Duration timeout =
       absl::InfiniteDuration();  // `timeout`: microseconds from arrival; 0: none.
   std::string sparsity;          // `sparsity`: a policy, as in thresher.v1.
+  /// `max_quality_loss`: as in thresher.v1, instead of `sparsity`.
+  std::optional<double> max_quality_loss;
+  bool explain = false;  // `explain`: report each layer and each token.
 };
 
 using InferParameters = google::protobuf::Map<std::string, inference::InferParameter>;

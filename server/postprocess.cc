@@ -100,4 +100,19 @@ std::vector<Span> BestSpans(std::span<const float> start, std::span<const float>
   return spans;
 }
 
+google::protobuf::RepeatedPtrField<v1::Token> ToTokens(const Tokenizer& tokenizer,
+                                                       const Encoding& encoding) {
+  google::protobuf::RepeatedPtrField<v1::Token> tokens;
+  for (const EncodedToken& token : encoding.tokens) {
+    v1::Token* proto = tokens.Add();
+    proto->set_id(token.id);
+    proto->set_text(std::string(tokenizer.TokenText(token.id)));
+    proto->set_type_id(token.type_id);
+    proto->set_begin(token.begin);
+    proto->set_end(token.end);
+    proto->set_sequence(token.sequence);
+  }
+  return tokens;
+}
+
 }  // namespace thresher

@@ -1,6 +1,8 @@
-// From logits to answers: probabilities, labels, answer spans.
+// From logits and tokens to answers: probabilities, labels, answer spans, pieces of text.
 #ifndef THRESHER_SERVER_POSTPROCESS_H_
 #define THRESHER_SERVER_POSTPROCESS_H_
+
+#include <google/protobuf/repeated_field.h>
 
 #include <cstddef>
 #include <span>
@@ -8,6 +10,7 @@
 #include <vector>
 
 #include "backend/engine/loaded_model.h"
+#include "thresher/v1/thresher.pb.h"
 
 namespace thresher {
 
@@ -39,6 +42,10 @@ struct Span {
 /// span.
 std::vector<Span> BestSpans(std::span<const float> start, std::span<const float> end,
                             size_t max_tokens, size_t top);
+
+/// The tokens of an encoding, with their texts.
+google::protobuf::RepeatedPtrField<v1::Token> ToTokens(const Tokenizer& tokenizer,
+                                                       const Encoding& encoding);
 
 }  // namespace thresher
 

@@ -48,7 +48,7 @@ void FillHead(const InferenceAnswer& answer, Response* response) {
   *response->mutable_timings() = ToTimings(answer.times);
 }
 
-v1::ResultInfo ToInfo(const InferenceResult& result) {
+v1::ResultInfo ToInfo(const Tokenizer& tokenizer, const InferenceResult& result) {
   v1::ResultInfo info;
   *info.mutable_timings() = ToTimings(result.times);
   *info.mutable_status() = ToProto(result.status);
@@ -59,6 +59,9 @@ v1::ResultInfo ToInfo(const InferenceResult& result) {
   info.set_batch_sequences(result.batch_sequences);
   info.set_batch_tokens(result.batch_tokens);
   *info.mutable_report() = result.output.report;
+  if (info.report().token_layers_size() > 0) {
+    *info.mutable_pieces() = ToTokens(tokenizer, result.encoding);
+  }
   return info;
 }
 
@@ -69,7 +72,7 @@ void FillResults(InferenceAnswer& answer, Results* results, const Fill& fill) {
   for (size_t i = 0; i < answer.results.size(); ++i) {
     InferenceResult& result = answer.results[i];
     auto* proto = results->Add();
-    *proto->mutable_info() = ToInfo(result);
+    *proto->mutable_info() = ToInfo(*answer.model->model->tokenizer, result);
     if (result.status.ok()) fill(i, result, proto);
   }
 }
@@ -100,18 +103,6 @@ void FillTokenLabels(const ModelInfo& info, const Tokenizer& tokenizer, bool inc
     label->set_begin(token.begin);
     label->set_end(token.end);
     label->set_sequence(token.sequence);
-  }
-}
-
-void FillTokens(const Tokenizer& tokenizer, const Encoding& encoding, v1::Tokenization* out) {
-  for (const EncodedToken& token : encoding.tokens) {
-    v1::Token* proto = out->add_tokens();
-    proto->set_id(token.id);
-    proto->set_text(std::string(tokenizer.TokenText(token.id)));
-    proto->set_type_id(token.type_id);
-    proto->set_begin(token.begin);
-    proto->set_end(token.end);
-    proto->set_sequence(token.sequence);
   }
 }
 
@@ -293,7 +284,7 @@ Reactor* ThresherService::Tokenize(Context* context, const Bytes* in, Bytes* out
       [](const v1::TokenizeRequest&, InferenceAnswer& answer, v1::TokenizeResponse* response) {
         const Tokenizer& tokenizer = *answer.model->model->tokenizer;
         FillResults(answer, response->mutable_results(), [&](size_t, auto& result, auto* out) {
-          FillTokens(tokenizer, result.encoding, out);
+          *out->mutable_tokens() = ToTokens(tokenizer, result.encoding);
         });
       });
 }

@@ -122,6 +122,10 @@ std::string Wrap(std::string_view text, size_t indent, size_t width) {
   return out;
 }
 
+std::string FallbackText(const PolicyKey& key) {
+  return key.fallback.empty() ? "" : fmt::format("; default {}", key.fallback);
+}
+
 /// A cell of a Markdown table.
 std::string Cell(std::string_view text) {
   std::string out;
@@ -287,6 +291,24 @@ absl::StatusOr<std::vector<PolicyValues>> ParsePolicyText(std::string_view text)
   return parts;
 }
 
+std::string PolicyKeysText() {
+  std::string out =
+      "A POLICY is dense or NAME[:key=value,...], two that compose joined by +; `thresher "
+      "policies`\n"
+      "says what each key does.\n";
+  for (const PolicySpec& spec : PolicySpecs()) {
+    out += fmt::format("  {}\n", spec.name);
+    for (const PolicyKey& key : spec.keys) {
+      const std::string measure = key.measure == "-" ? "" : fmt::format(" {}", key.measure);
+      out += fmt::format(
+          "    {:<11}{}\n", key.name,
+          Wrap(fmt::format("{}{};{} [{}]", key.Range(), FallbackText(key), measure, key.source), 15,
+               100));
+    }
+  }
+  return out;
+}
+
 std::string PolicyHelpText() {
   std::string out =
       "A policy is written NAME[:key=value,...]; two that compose are joined by +, such as\n"
@@ -294,9 +316,7 @@ std::string PolicyHelpText() {
   for (const PolicySpec& spec : PolicySpecs()) {
     out += fmt::format("\n{}: {}\n", spec.name, spec.title);
     for (const PolicyKey& key : spec.keys) {
-      const std::string fallback =
-          key.fallback.empty() ? "" : fmt::format("; default {}", key.fallback);
-      out += fmt::format("  {:<11}{}\n", key.name, key.Range() + fallback);
+      out += fmt::format("  {:<11}{}\n", key.name, key.Range() + FallbackText(key));
       const std::string measure = key.measure == "-" ? "" : fmt::format(" Unit: {}.", key.measure);
       out += fmt::format("             {}\n",
                          Wrap(fmt::format("{}{} [{}]", key.help, measure, key.source), 13, 100));

@@ -98,7 +98,10 @@ absl::StatusOr<std::vector<PolicyValues>> ParsePolicyText(std::string_view text)
 /// One part: `NAME[:key=value,...]`, not "dense".
 absl::StatusOr<PolicyValues> ParsePolicyPart(std::string_view part);
 
-/// All policies and keys as plain text of at most 100 columns, for `--help`.
+/// Every key's range, default, measure and source, as plain text of at most 100 columns, for the
+/// `--help` of commands that take a policy.
+std::string PolicyKeysText();
+/// All that the table tells, likewise, for `thresher policies`.
 std::string PolicyHelpText();
 /// The same as Markdown tables, for docs/policies.md.
 std::string PolicyHelpMarkdown();

@@ -81,6 +81,7 @@ Command DefineAnswer(CLI::App& root) {
               if (texts_are_contexts)
                 question.mutable_question()->swap(*question.mutable_context());
             };
+            command.pair_first = texts_are_contexts;
             command.json = [](const auto& result, const auto&, Json& json) {
               AddAnswers(result, json);
             };

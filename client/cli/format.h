@@ -2,36 +2,21 @@
 #ifndef THRESHER_CLIENT_CLI_FORMAT_H_
 #define THRESHER_CLIENT_CLI_FORMAT_H_
 
-#include <google/protobuf/message.h>
-
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "thresher/v1/sparsity.pb.h"
+#include "backend/sparsity/report_json.h"
+#include "proto/json.h"
 #include "thresher/v1/thresher.pb.h"
 
 namespace thresher::cli {
 
-/// Keys stay in the order in which they were set.
-using Json = nlohmann::ordered_json;
-
-/// The shortest decimal that reads back as the same float (as a JSON number, which is a double).
-Json JsonFloat(float value);
-Json JsonFloats(const google::protobuf::RepeatedField<float>& values);
-/// Every field under its own name, numbers as numbers, whatever the schema grows to hold; messages
-/// and optional fields only where they are set.
-Json ToJson(const google::protobuf::Message& message);
-/// The account of what ran: the message, and before its parts `keep` (done over dense by kind) and
-/// `bytes`.
-Json ReportJson(const v1::PruningReport& report);
+using thresher::ToJson;
 /// {"code", "message"}: the code's canonical name.
 Json ToJson(const absl::Status& status);
-/// One line, without its end. Bytes that are not UTF-8 become U+FFFD.
-std::string Dump(const Json& json);
 
 /// The text with control characters (which could drive a terminal) and invalid UTF-8 replaced.
 std::string Printable(std::string_view text);
