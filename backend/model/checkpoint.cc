@@ -45,7 +45,7 @@ absl::Status Checkpoint::OpenShards(const std::string& directory) {
     const std::string& shard = shard_value.get_ref<const std::string&>();
     auto found = shards.find(shard);
     if (found == shards.end()) {
-      const std::string path = directory + "/" + shard;
+      const std::string path = fmt::format("{}/{}", directory, shard);
       auto file = MappedFile::Open(path);
       if (!file.ok()) {
         return Annotate(file.status(), fmt::format("{}: tensor '{}'", name_, Shorten(tensor)));

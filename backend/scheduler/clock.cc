@@ -30,7 +30,8 @@ class RealClock final : public Clock {
 }  // namespace
 
 Clock* Clock::Real() {
-  static RealClock* const clock = new RealClock;  // Never destroyed: threads may outlive main.
+  // Never destroyed: threads may outlive main.
+  static RealClock* const clock = new RealClock;  // NOLINT(cppcoreguidelines-owning-memory)
   return clock;
 }
 
