@@ -27,6 +27,7 @@ Command DefineEmbed(CLI::App& root);
 Command DefineTokenClassify(CLI::App& root);
 Command DefineAnswer(CLI::App& root);
 Command DefineTokenize(CLI::App& root);
+Command DefinePolicies(CLI::App& root);
 Command DefineModels(CLI::App& root);
 Command DefineHealth(CLI::App& root);
 

@@ -69,7 +69,7 @@ class Painter {
 
   std::string operator()(const std::string& text, int layers) const {
     const bool stayed = layers >= layers_;
-    if (!color_) return stayed ? text : fmt::format("{}{{{}}}", text, layers);
+    if (!color_) return stayed ? text : fmt::format("{{{}|{}}}", text, layers);
     if (stayed) return fmt::format("\x1b[1m{}\x1b[0m", text);
     // Of the 256-colour palette's greys, 238 (after the first layer) to 250.
     const int latest = std::max(layers_ - 1, 2);
@@ -85,10 +85,10 @@ class Painter {
 
 std::string Legend(const Painter& paint, int layers, bool color) {
   if (!color) {
-    return fmt::format("({{N}}: dropped after layer N of {}; the others stayed)", layers);
+    return fmt::format("({{word|N}}: dropped after layer N of {}; the others stayed)", layers);
   }
   std::string out = "(dropped after layer";
-  for (int layer = 1; layer < layers; ++layer) out += " " + paint("#", layer);
+  for (int layer = 1; layer < layers; ++layer) out += " " + paint("word", layer);
   return out + " of " + std::to_string(layers) + "; " + paint("stayed", layers) + ")";
 }
 
@@ -142,8 +142,7 @@ std::string Facts(const v1::PruningReport& report) {
   }
   if (report.has_attention_entropy()) {
     out += fmt::format(
-        "; entropy {:.2f} nats, {:.1f} % on the first token ({:.0f} % of heads: "
-        "sinks)",
+        "; entropy {:.2f} nats; {:.1f} % on the first token, the sink of {:.0f} % of the heads",
         report.attention_entropy(), 100 * report.sink_share(), 100 * report.sink_heads());
   }
   return out + "\n";

@@ -18,8 +18,8 @@ bool UseColor(ColorMode mode);
 
 /// Lines about the answer to `first` (and `second`, where a pair was asked) that was explained:
 /// - the text as it was sent; in colour, what stayed is bold and the rest the paler the earlier it
-///   went; without, {N} follows what was dropped after layer N (of 1 ..). Pieces of one character
-///   show it once, with the latest layer of all.
+///   went; without, {piece|N} was dropped after layer N (1, 2, ..). Pieces of one character show it
+///   once, with the latest layer of all.
 /// - a table of what each layer did, as shares of dense;
 /// - the policy, refetched rows, and the attention's entropy and sink.
 /// Layers and pieces may be missing or contradict each other: what is not there is not shown.

@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <map>
+
+#include "backend/sparsity/policy_text.h"
 
 namespace thresher::cli {
 namespace {
@@ -53,8 +56,17 @@ void AddComputeFlags(CLI::App& app, TextFlags& flags) {
       ->option_text("POLICY")
       ->group("Calls");
   app.add_flag("--explain", flags.explain,
-               "With --json: report each layer, and how many layers each token went through")
+               "Show after which layer each piece of the text was dropped, and what each layer did")
       ->group("Calls");
+  app.add_option("--color", flags.color,
+                 "Of --explain: auto (on a terminal, unless NO_COLOR is set), always or never")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, ColorMode>{{"auto", ColorMode::kAuto},
+                                                                   {"always", ColorMode::kAlways},
+                                                                   {"never", ColorMode::kNever}}))
+      ->option_text("WHEN")
+      ->group("Calls");
+  app.footer(&PolicyKeysText);  // Above each command's examples.
 }
 
 v1::RequestOptions ToOptions(const TextFlags& flags) {
@@ -76,8 +88,8 @@ Reporter::Reporter(const TextFlags& flags, int64_t input_size)
       shared_terminal_(isatty(STDOUT_FILENO) != 0),
       progress_(!flags.quiet) {}
 
-void Reporter::Answered(const Record& record, const v1::ResultInfo& info, const AddJson& add_json,
-                        const MakeText& make_text) {
+void Reporter::Answered(const Record& record, bool pair_first, const v1::ResultInfo& info,
+                        const AddJson& add_json, const MakeText& make_text) {
   if (const absl::Status status = ToAbsl(info.status()); !status.ok()) {
     Failed(record, status);
     return;
@@ -87,6 +99,11 @@ void Reporter::Answered(const Record& record, const v1::ResultInfo& info, const 
   if (!flags_.server.json) {
     std::string text = make_text();
     if (flags_.timings) text += "    " + ToText(info.timings()) + "\n";
+    if (flags_.explain) {
+      const std::string pair = record.pair.value_or("");
+      text += ExplainText(pair_first ? pair : record.text, pair_first ? record.text : pair, info,
+                          UseColor(flags_.color));
+    }
     Output(text);
     return;
   }
@@ -95,7 +112,7 @@ void Reporter::Answered(const Record& record, const v1::ResultInfo& info, const 
   json["token_count"] = info.tokens();
   if (info.truncated()) json["truncated"] = true;
   json["timings"] = ToJson(info.timings());
-  if (info.has_report()) json["report"] = ReportJson(info.report());
+  if (info.has_report()) json["report"] = ReportJson(info.report(), info.pieces());
   Output(Dump(json) + "\n");
 }
 

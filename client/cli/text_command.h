@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/cli/command.h"
+#include "client/cli/explain.h"
 #include "client/cli/format.h"
 #include "client/cli/inputs.h"
 #include "client/cli/ordered_calls.h"
@@ -30,6 +31,7 @@ struct TextFlags {
   bool truncate = false;
   std::string sparsity;
   bool explain = false;
+  ColorMode color = ColorMode::kAuto;
   bool timings = false;
   bool quiet = false;
 };
@@ -51,6 +53,8 @@ struct TextCommand {
 
   /// What each call says once: options, but not the model.
   Request prototype;
+  /// A record's pair is the first text of its input, as the server sees it.
+  bool pair_first = false;
   /// Adds one input to a request.
   std::function<void(const Record&, Request&)> add;
   /// Adds a result to the object that has `index` and the texts.
@@ -68,8 +72,9 @@ class Reporter {
   using AddJson = std::function<void(Json&)>;
   using MakeText = std::function<std::string()>;
   /// A failure if `info` says so.
-  void Answered(const Record& record, const v1::ResultInfo& info, const AddJson& add_json,
-                const MakeText& make_text);
+  /// `pair_first` as TextCommand's.
+  void Answered(const Record& record, bool pair_first, const v1::ResultInfo& info,
+                const AddJson& add_json, const MakeText& make_text);
   void Failed(const Record& record, const absl::Status& status);
   /// Call after each group of inputs. False once nobody reads standard output.
   bool Flush();
@@ -123,7 +128,8 @@ int RunTexts(const TextFlags& flags, const TextCommand<Request>& command, std::s
       } else {
         const auto& result = response->results(next++);
         reporter.Answered(
-            record, result.info(), [&](Json& json) { command.json(result, *response, json); },
+            record, command.pair_first, result.info(),
+            [&](Json& json) { command.json(result, *response, json); },
             [&] { return command.text(record, result, *response); });
       }
     }
