@@ -1,14 +1,15 @@
 // What sparsity saves: a BERT-base with random weights through the engine, 8 x 384 tokens, each
-// policy against dense. Runs of the two alternate and their medians are compared, since the speed of
-// a shared machine drifts.
+// policy against dense. Runs of the two alternate and their medians are compared, since the speed
+// of a shared machine drifts.
 //
 //   ratio to dense     dense time / policy time; its limit is what the policy's share of the dense
 //                      multiply-adds allows (Policy::CostShare)
 //   ratio to dense FFN the same for the feed-forward network alone, where the policy splits it; its
 //                      limit: the rows in low precision at the speed of the low-precision product
-//   choosing %         share of the policy's time that is neither arithmetic of the model nor done by
-//                      dense: statistics in the attention, prediction of scores, top-k, accumulation,
-//                      compaction, accounts
+//   choosing %         share of the policy's time that is neither arithmetic of the model nor done
+//   by
+//                      dense: statistics in the attention, prediction of scores, top-k,
+//                      accumulation, compaction, accounts
 //
 // Threads: THRESHER_BENCH_THREADS, else 2. THRESHER_BENCH_PAIRS: runs of each kind, else 3.
 #include <benchmark/benchmark.h>
@@ -56,8 +57,8 @@ T Expect(absl::StatusOr<T> value) {
 /// Seconds of one run, by what the time went into.
 struct Times {
   double total = 0;
-  double ffn = 0;         // Products with the inner layer of the feed-forward network.
-  double linear = 0;      // The other products.
+  double ffn = 0;     // Products with the inner layer of the feed-forward network.
+  double linear = 0;  // The other products.
   double attention = 0;
   double statistics = 0;  // The part of it that statistics take.
   double other = 0;       // Norms and embeddings.
@@ -110,6 +111,15 @@ class TimedDevice final : public Device {
     times_.statistics += with - without;
     excluded_ += SecondsSince(begin);
     return absl::OkStatus();
+  }
+  // Predictions are choosing: their time is nobody else's.
+  absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
+                                Matrix codes, Matrix scales) override {
+    return device_->EncodeLeadingOne(input, bits, group, codes, scales);
+  }
+  absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
+                             ScoreBlockBody body) override {
+    return device_->PredictScores(operands, heads, body);
   }
   absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                          std::span<const float> beta, float epsilon, Matrix y) override {
@@ -236,10 +246,11 @@ void Compare(State& state, const std::string& policy, int32_t sequences, int32_t
   state.counters["choosing %"] = 100.0 * std::max(0.0, choosing) / split.total;
   if (std::getenv("THRESHER_BENCH_VERBOSE") != nullptr) {
     for (const auto& [name, t] : {std::pair("dense ", plain), std::pair("policy", split)}) {
-      fmt::print(stderr,
-                 "{}: total {:.4f} ffn {:.4f} linear {:.4f} attention {:.4f} of it statistics {:.4f} "
-                 "other {:.4f} choosing {:.4f}\n",
-                 name, t.total, t.ffn, t.linear, t.attention, t.statistics, t.other, t.choosing());
+      fmt::print(
+          stderr,
+          "{}: total {:.4f} ffn {:.4f} linear {:.4f} attention {:.4f} of it statistics {:.4f} "
+          "other {:.4f} choosing {:.4f}\n",
+          name, t.total, t.ffn, t.linear, t.attention, t.statistics, t.other, t.choosing());
     }
   }
 }

@@ -57,6 +57,37 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
   return absl::OkStatus();
 }
 
+absl::Status Device::EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
+                                      Matrix codes, Matrix scales) {
+  THRESHER_RETURN_IF_ERROR(CheckEncoding(input, bits, group, codes, scales));
+  EncodeLeadingOneRows(input, bits, group, 0, input.x.rows, codes, scales);
+  return absl::OkStatus();
+}
+
+absl::Status Device::PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
+                                   ScoreBlockBody body) {
+  THRESHER_RETURN_IF_ERROR(CheckPrediction(operands, heads));
+  const int64_t rows = operands.query_codes.rows;
+  const int64_t group = operands.query_scales.cols / operands.key_scales.cols;
+  MatrixBuffer scores(rows, rows);
+  for (const int32_t head : heads) {
+    const int64_t kv_head = head / group;
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* const q = operands.query_codes.row(i) + int64_t{head} * operands.head_dim;
+      for (int64_t j = 0; j < rows; ++j) {
+        const float* const k = operands.key_codes.row(j) + kv_head * operands.head_dim;
+        float sum = 0.0f;
+        for (int32_t d = 0; d < operands.head_dim; ++d) sum += q[d] * k[d];
+        scores.view().row(i)[j] =
+            sum * (kMantissaCorrection * operands.scale * operands.query_scales.row(i)[head] *
+                   operands.key_scales.row(j)[kv_head]);
+      }
+    }
+    body(head, 0, scores.view());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options) {
   constexpr int kMostThreads = 4096;

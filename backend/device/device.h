@@ -26,6 +26,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "backend/device/eager_prediction.h"
 #include "backend/device/plan.h"
 #include "backend/tensor/matrix.h"
 #include "backend/tensor/mutex.h"
@@ -106,6 +107,15 @@ class Device {
   virtual absl::Status PlannedAttention(const AttentionInput& input,
                                         std::span<const SequencePlan* const> plans, Matrix out,
                                         std::span<AttentionRecord> records);
+
+  /// The estimators of eager_prediction.h, here in plain loops. Encode: codes [rows, cols], scales
+  /// [rows, cols / group], of the whole input.
+  virtual absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
+                                        Matrix codes, Matrix scales);
+  /// Calls `body` once for each block of queries of each of `heads`, in no order, perhaps on
+  /// several threads at once. The sums are exact, so that devices agree bit for bit.
+  virtual absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
+                                     ScoreBlockBody body);
 
   /// y = gamma * (z - mean(z)) / sqrt(var(z) + epsilon) + beta by row, z = x + residual; `residual`
   /// may be empty; y may be x or residual. Variance is the mean of squares (not the sample

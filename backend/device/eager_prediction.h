@@ -24,6 +24,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "backend/tensor/matrix.h"
 
 namespace thresher {
@@ -57,6 +58,35 @@ void PredictProjection(const LeadingOneMatrix& x, const LeadingOneMatrix& w,
 /// group `q_group` of q and `k_group` of k; both encoded with group = head_dim. y [q.rows, k.rows].
 void PredictScores(const LeadingOneMatrix& q, int64_t q_group, const LeadingOneMatrix& k,
                    int64_t k_group, float scale, Matrix y);
+
+// ---- The same as devices do it: codes are floats, so that products run in the dense kernels. ----
+
+/// What is encoded: element (i, o) is x(i, o) or, given scales, the finished projection
+/// x(i, o) * (kMantissaCorrection * row_scales[i] * col_scales[o]) + bias[o] (no bias: empty).
+struct LeadingOneInput {
+  ConstMatrix x;
+  std::span<const float> row_scales, col_scales, bias;
+};
+
+/// EncodeLeadingOne of rows [first, first + count) of the input: codes [x.rows, x.cols], scales
+/// [x.rows, x.cols / group]. Other rows are left as they are. Bit for bit the codes and scales of
+/// EncodeLeadingOne and PredictProjection.
+void EncodeLeadingOneRows(const LeadingOneInput& input, int32_t bits, int64_t group, int64_t first,
+                          int64_t count, Matrix codes, Matrix scales);
+
+/// Encoded Q^ and K^ of one sequence.
+struct ScoreOperands {
+  ConstMatrix query_codes;   // [rows, heads * head_dim]
+  ConstMatrix query_scales;  // [rows, heads]
+  ConstMatrix key_codes;     // [rows, kv_heads * head_dim]
+  ConstMatrix key_scales;    // [rows, kv_heads]
+  int32_t head_dim = 0;
+  float scale = 1.0f;
+};
+/// Receives the predicted scores of queries [first_query, first_query + scores.rows) of a head,
+/// over all keys. They live during the call only. It must not throw.
+using ScoreBlockBody =
+    absl::FunctionRef<void(int32_t head, int64_t first_query, ConstMatrix scores)>;
 
 /// The sum of products of two codes by adding exponents in integers, as the accelerator does.
 int64_t AddOnlyDot(std::span<const int8_t> a, std::span<const int8_t> b);

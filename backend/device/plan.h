@@ -45,6 +45,7 @@ class CandidateMask {
   const uint64_t* row(int32_t head, int32_t query) const {
     return bits_.data() + Index(head, query);
   }
+  uint64_t* row(int32_t head, int32_t query) { return bits_.data() + Index(head, query); }
   int32_t words() const { return words_; }
 
   friend bool operator==(const CandidateMask&, const CandidateMask&) = default;

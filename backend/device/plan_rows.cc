@@ -23,6 +23,17 @@ int32_t OneHot(const SequencePlan& plan, const AttentionExtent& extent, int32_t 
   return plan.one_hot[static_cast<size_t>(head) * extent.queries + query];
 }
 
+/// body(word number, bits) for the candidates of a query among the keys that it sees.
+template <typename Body>
+void ForEachWordInSight(const CandidateMask& mask, int32_t head, int32_t query, int32_t visible,
+                        const Body& body) {
+  const uint64_t* const row = mask.row(head, query);
+  for (int32_t w = 0; w * 64 < visible; ++w) {
+    const int32_t rest = visible - w * 64;
+    body(w, rest >= 64 ? row[w] : row[w] & ((uint64_t{1} << rest) - 1));
+  }
+}
+
 absl::Status CheckHeads(const std::vector<int32_t>& heads, int32_t count) {
   if (heads.empty()) return InvalidArgument("plan.heads: empty; at least one head must run");
   for (size_t i = 0; i < heads.size(); ++i) {
@@ -80,9 +91,10 @@ absl::Status CheckPlan(const SequencePlan& plan, const AttentionExtent& extent) 
                                i, one_hot, extent.visible(i));
       }
       if (one_hot >= 0 || mask == nullptr) continue;
-      int32_t j = 0;
-      while (j < extent.visible(i) && !mask->test(h, i, j)) ++j;
-      if (j == extent.visible(i)) {
+      bool any = false;
+      ForEachWordInSight(*mask, h, i, extent.visible(i),
+                         [&](int32_t, uint64_t bits) { any |= bits != 0; });
+      if (!any) {
         return InvalidArgument("plan.candidates: head {}, query {}: no candidate", h, i);
       }
     }
@@ -95,8 +107,10 @@ GeneratedRows RowsToGenerate(const SequencePlan& plan, const AttentionExtent& ex
   rows.query.resize(static_cast<size_t>(extent.heads) * extent.queries);
   rows.key.resize(static_cast<size_t>(extent.kv_heads) * extent.keys);
   rows.value.resize(rows.key.size());
+  std::vector<uint64_t> chosen;  // By some query of the head: a bit for each key.
   for (const int32_t h : RunningHeads(plan, extent)) {
     const size_t group = static_cast<size_t>(h / (extent.heads / extent.kv_heads)) * extent.keys;
+    chosen.assign((extent.keys + 63) / 64, 0);
     int32_t read_by_all = 0;  // Without a mask: how many keys the queries that run see.
     for (int32_t i = 0; i < extent.queries; ++i) {
       if (const int32_t one_hot = OneHot(plan, extent, h, i); one_hot >= 0) {
@@ -108,9 +122,11 @@ GeneratedRows RowsToGenerate(const SequencePlan& plan, const AttentionExtent& ex
         read_by_all = std::max(read_by_all, extent.visible(i));
         continue;
       }
-      for (int32_t j = 0; j < extent.visible(i); ++j) {
-        if (plan.candidates->test(h, i, j)) rows.key[group + j] = rows.value[group + j] = 1;
-      }
+      ForEachWordInSight(*plan.candidates, h, i, extent.visible(i),
+                         [&](int32_t w, uint64_t bits) { chosen[w] |= bits; });
+    }
+    for (int32_t j = 0; j < extent.keys; ++j) {
+      if ((chosen[j / 64] >> (j % 64)) & 1) rows.key[group + j] = rows.value[group + j] = 1;
     }
     std::fill_n(rows.key.begin() + group, read_by_all, uint8_t{1});
     std::fill_n(rows.value.begin() + group, read_by_all, uint8_t{1});

@@ -1,6 +1,7 @@
 #include "backend/device/row_top_k.h"
 
 #include <algorithm>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/device/row_top_k.cc"
@@ -19,17 +20,35 @@ void Choose(const float* scores, size_t n, size_t k, int32_t* ordered, uint64_t*
   ChooseLargest(scores, n, k, ordered, chosen);
 }
 
-float Sum(const float* scores, size_t n, const uint64_t* chosen, float largest) {
+size_t First(const float* scores, size_t n) {
+  const F32 d;
+  const I32 di;
+  const size_t lanes = hn::Lanes(d);
+  auto highest = hn::Set(di, std::numeric_limits<int32_t>::min());
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto v = Ordered(LoadPart(d, scores + i, n - i));
+    highest =
+        hn::Max(highest, i + lanes > n ? hn::IfThenElse(hn::FirstN(di, n - i), v, highest) : v);
+  }
+  const auto largest = hn::Set(di, hn::GetLane(hn::MaxOfLanes(di, highest)));
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto equal = hn::Eq(Ordered(LoadPart(d, scores + i, n - i)), largest);
+    const auto found = hn::FindFirstTrue(di, equal);
+    if (found >= 0) return i + static_cast<size_t>(found);
+  }
+  return 0;
+}
+
+float Sum(const float* scores, size_t n, float largest) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const auto shift = hn::Set(d, largest);
   auto sum = hn::Zero(d);
   for (size_t i = 0; i < n; i += lanes) {
-    const uint64_t bits = chosen[i / 64] >> (i % 64);
     const auto x = hn::Sub(LoadPart(d, scores + i, n - i), shift);
-    const auto e = hn::IfThenElse(hn::IsNaN(x), x, ExpOf(x));
-    const auto mask = hn::LoadMaskBits(d, reinterpret_cast<const uint8_t*>(&bits));
-    sum = hn::Add(sum, hn::IfThenElseZero(mask, e));
+    auto e = hn::IfThenElse(hn::IsNaN(x), x, ExpOf(x));
+    if (i + lanes > n) e = hn::IfThenElseZero(hn::FirstN(d, n - i), e);
+    sum = hn::Add(sum, e);
   }
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
@@ -43,6 +62,7 @@ namespace thresher {
 
 HWY_EXPORT(ScratchFor);
 HWY_EXPORT(Choose);
+HWY_EXPORT(First);
 HWY_EXPORT(Sum);
 
 void RowTopK::operator()(std::span<const float> scores, int64_t k, uint64_t* chosen) {
@@ -52,8 +72,12 @@ void RowTopK::operator()(std::span<const float> scores, int64_t k, uint64_t* cho
    chosen);
 }
 
-float SumOfExp(std::span<const float> scores, const uint64_t* chosen, float largest) {
-  return HWY_DYNAMIC_DISPATCH(Sum)(scores.data(), scores.size(), chosen, largest);
+int64_t FirstLargest(std::span<const float> scores) {
+  return static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(First)(scores.data(), scores.size()));
+}
+
+float SumOfExp(std::span<const float> scores, float largest) {
+  return HWY_DYNAMIC_DISPATCH(Sum)(scores.data(), scores.size(), largest);
 }
 
 }  // namespace thresher

@@ -21,9 +21,12 @@ class RowTopK {
   AlignedBuffer<int32_t> ordered_;
 };
 
-/// The sum of e^(score - largest) over the scores whose bit of `chosen` is set, in float; NaN if
-/// one of them is. `largest` is at least each of them.
-float SumOfExp(std::span<const float> scores, const uint64_t* chosen, float largest);
+/// The index of the largest score: of equals the first, NaN below everything; 0 for none.
+int64_t FirstLargest(std::span<const float> scores);
+
+/// The sum of e^(score - largest) over all scores, in float; NaN if one of them is. `largest` is at
+/// least each of them.
+float SumOfExp(std::span<const float> scores, float largest);
 
 }  // namespace thresher
 

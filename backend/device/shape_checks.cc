@@ -95,6 +95,47 @@ AttentionRecord DenseRecord(const AttentionShape& shape, int32_t rows, bool caus
   return record;
 }
 
+absl::Status CheckEncoding(const LeadingOneInput& input, int32_t bits, int64_t group,
+                           ConstMatrix codes, ConstMatrix scales) {
+  const ConstMatrix x = input.x;
+  if (bits < 2 || bits > 8) return InvalidArgument("encode: {} bits, expected 2 to 8", bits);
+  if (group <= 0 || x.cols % group != 0 || codes.rows != x.rows || codes.cols != x.cols ||
+      scales.rows != x.rows || scales.cols != x.cols / group) {
+    return InvalidArgument("encode: x {}x{} in groups of {}, codes {}x{}, scales {}x{}", x.rows,
+                           x.cols, group, codes.rows, codes.cols, scales.rows, scales.cols);
+  }
+  const auto fits = [](std::span<const float> values, int64_t size) {
+    return values.empty() || static_cast<int64_t>(values.size()) == size;
+  };
+  if (input.row_scales.empty() != input.col_scales.empty() || !fits(input.row_scales, x.rows) ||
+      !fits(input.col_scales, x.cols) || !fits(input.bias, x.cols)) {
+    return InvalidArgument("encode: x {}x{} with {} row scales, {} column scales, {} biases",
+                           x.rows, x.cols, input.row_scales.size(), input.col_scales.size(),
+                           input.bias.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPrediction(const ScoreOperands& operands, std::span<const int32_t> heads) {
+  const auto& [query_codes, query_scales, key_codes, key_scales, head_dim, scale] = operands;
+  const int64_t rows = query_codes.rows;
+  if (head_dim <= 0 || query_scales.rows != rows || key_codes.rows != rows ||
+      key_scales.rows != rows || query_codes.cols != query_scales.cols * head_dim ||
+      key_codes.cols != key_scales.cols * head_dim || key_scales.cols <= 0 ||
+      query_scales.cols % key_scales.cols != 0) {
+    return InvalidArgument(
+        "predict: query {}x{} (scales {}x{}), key {}x{} (scales {}x{}), head_dim {}", rows,
+        query_codes.cols, query_scales.rows, query_scales.cols, key_codes.rows, key_codes.cols,
+        key_scales.rows, key_scales.cols, head_dim);
+  }
+  for (const int32_t head : heads) {
+    if (head < 0 || head >= query_scales.cols) {
+      return InvalidArgument("predict: head {} of {}", head, query_scales.cols);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                             std::span<const float> beta, ConstMatrix y) {
   THRESHER_RETURN_IF_ERROR(CheckShape("layer norm input", x, x.rows, x.cols));

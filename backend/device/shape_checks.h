@@ -21,6 +21,10 @@ absl::Status CheckPlannedAttention(const AttentionInput& input,
                                    std::span<const AttentionRecord> records);
 /// What the dense attention of `rows` tokens does, without statistics.
 AttentionRecord DenseRecord(const AttentionShape& shape, int32_t rows, bool causal);
+absl::Status CheckEncoding(const LeadingOneInput& input, int32_t bits, int64_t group,
+                           ConstMatrix codes, ConstMatrix scales);
+/// Also finds heads out of range.
+absl::Status CheckPrediction(const ScoreOperands& operands, std::span<const int32_t> heads);
 absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                             std::span<const float> beta, ConstMatrix y);
 /// Also finds ids outside their table.

@@ -113,6 +113,35 @@ class SequenceRun {
   AttentionDistribution distribution_;
 };
 
+/// The predicted scores of one sequence: rows [first, first + rows) of the projections.
+class Prediction final : public LayerPrediction {
+ public:
+  Prediction(const Encoder& encoder, int32_t layer, int32_t bits,
+             const ScorePredictor::Workspace& projections, int64_t first, int64_t rows)
+      : encoder_(encoder),
+        layer_(layer),
+        bits_(bits),
+        projections_(projections),
+        first_(first),
+        rows_(rows) {}
+
+  void ForEachBlock(std::span<const int32_t> heads, Body body) const override {
+    status_.Update(encoder_.PredictScores(static_cast<size_t>(layer_), bits_, projections_, first_,
+                                          rows_, heads, body));
+  }
+  /// The first error; a plan made after one means nothing.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const Encoder& encoder_;
+  const int32_t layer_;
+  const int32_t bits_;
+  const ScorePredictor::Workspace& projections_;
+  const int64_t first_;
+  const int64_t rows_;
+  mutable absl::Status status_;
+};
+
 /// The whole batch.
 class BatchRun {
  public:
@@ -130,11 +159,9 @@ class BatchRun {
   }
 
   absl::Status RunLayer(int32_t layer) {
-    for (size_t s = 0; s < runs_.size(); ++s) {
-      THRESHER_ASSIGN_OR_RETURN(plans_[s], MakePlan(layer, s));
-    }
-    THRESHER_RETURN_IF_ERROR(encoder_.RunPlannedLayer(static_cast<size_t>(layer), offsets_, plans_,
-                                                      records_, workspace_.encoder));
+    THRESHER_RETURN_IF_ERROR(MakePlans(layer));
+    THRESHER_RETURN_IF_ERROR(encoder_.RunLayer(static_cast<size_t>(layer), offsets_, plans_,
+                                               records_, workspace_.encoder));
     bool dropped = false;
     for (size_t s = 0; s < runs_.size(); ++s) {
       if (plans_[s] == nullptr) {
@@ -162,15 +189,35 @@ class BatchRun {
     return workspace_.encoder.hidden().Rows(offsets_[s], offsets_[s + 1] - offsets_[s]);
   }
 
-  absl::StatusOr<const SequencePlan*> MakePlan(int32_t layer, size_t s) {
-    SequenceRun& run = *runs_[s];
-    if (!run.sparse() || !run.policy().prediction().wanted) return run.MakePlan(layer, nullptr);
-    THRESHER_RETURN_IF_ERROR(encoder_.PredictScores(
-        static_cast<size_t>(layer), run.policy().prediction().bits, Rows(s), workspace_.scores));
-    std::vector<ConstMatrix> scores;
-    for (const MatrixBuffer& head : workspace_.scores) scores.push_back(head.view());
-    const LayerPrediction prediction{scores};
-    return run.MakePlan(layer, &prediction);
+  /// Width of the prediction that the policy of sequence s wants; 0: none.
+  int32_t PredictionBits(size_t s) const {
+    if (!runs_[s]->sparse() || !runs_[s]->policy().prediction().wanted) return 0;
+    return runs_[s]->policy().prediction().bits;
+  }
+
+  absl::Status MakePlans(int32_t layer) {
+    for (size_t s = 0; s < runs_.size();) {
+      const int32_t bits = PredictionBits(s);
+      if (bits == 0) {
+        plans_[s] = runs_[s]->MakePlan(layer, nullptr);
+        ++s;
+        continue;
+      }
+      // Neighbours that want the same prediction share its projections.
+      size_t end = s + 1;
+      while (end < runs_.size() && PredictionBits(end) == bits) ++end;
+      const int32_t first = offsets_[s];
+      THRESHER_RETURN_IF_ERROR(encoder_.PredictProjections(
+          static_cast<size_t>(layer), bits,
+          workspace_.encoder.hidden().Rows(first, offsets_[end] - first), workspace_.prediction));
+      for (; s < end; ++s) {
+        const Prediction prediction(encoder_, layer, bits, workspace_.prediction,
+                                    offsets_[s] - first, runs_[s]->rows());
+        plans_[s] = runs_[s]->MakePlan(layer, &prediction);
+        THRESHER_RETURN_IF_ERROR(prediction.status());
+      }
+    }
+    return absl::OkStatus();
   }
 
   /// Takes the dropped rows out of the hidden states: survivors move up, in order.

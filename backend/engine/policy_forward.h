@@ -30,7 +30,7 @@ struct PolicyRequest {
 struct PolicyWorkspace {
   Encoder::Workspace encoder;
   MatrixBuffer result;
-  std::vector<MatrixBuffer> scores;
+  ScorePredictor::Workspace prediction;
 };
 
 /// Runs the whole encoder. Afterwards *hidden [batch.tokens(), hidden_size] is every token's last

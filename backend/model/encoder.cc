@@ -107,16 +107,8 @@ absl::Status Encoder::FeedForward(const PackedLinear& intermediate, const Packed
 }
 
 absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
-                               Workspace& workspace) const {
-  const std::vector<const SequencePlan*> plans(offsets.size() - 1, nullptr);
-  std::vector<AttentionRecord> records(plans.size());
-  return RunPlannedLayer(index, offsets, plans, records, workspace);
-}
-
-absl::Status Encoder::RunPlannedLayer(size_t index, std::span<const int32_t> offsets,
-                                      std::span<const SequencePlan* const> plans,
-                                      std::span<AttentionRecord> records,
-                                      Workspace& workspace) const {
+                               std::span<const SequencePlan* const> plans,
+                               std::span<AttentionRecord> records, Workspace& workspace) const {
   const Layer& layer = layers_[index];
   const Matrix hidden = workspace.hidden();
   const int64_t tokens = hidden.rows;
@@ -145,7 +137,20 @@ absl::Status Encoder::RunPlannedLayer(size_t index, std::span<const int32_t> off
               : device_->Attention(attention, attended.context));
   THRESHER_RETURN_IF_ERROR(FinishAttention(layer, attended, hidden));
 
-  // The feed-forward network: rows in full precision and rows in low precision are two products.
+  const Matrix output = slice(wide, width);
+  const auto lowers = [](const SequencePlan* plan) {
+    return plan != nullptr && !plan->ffn_low_precision.empty();
+  };
+  THRESHER_RETURN_IF_ERROR(
+      std::ranges::any_of(plans, lowers)
+          ? SplitFeedForward(layer, offsets, plans, slice(0, wide), output, workspace)
+          : FeedForward(*layer.intermediate, *layer.output, hidden, slice(0, wide), output));
+  return Normalize(output, hidden, layer.output_norm, hidden);
+}
+
+absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32_t> offsets,
+                                       std::span<const SequencePlan* const> plans, Matrix inner,
+                                       Matrix output, Workspace& workspace) const {
   std::vector<int32_t>& full = workspace.full_rows_;
   std::vector<int32_t>& low = workspace.low_rows_;
   full.clear();
@@ -157,29 +162,22 @@ absl::Status Encoder::RunPlannedLayer(size_t index, std::span<const int32_t> off
       (is_low ? low : full).push_back(row);
     }
   }
-  const Matrix output = slice(wide, width);
-  if (low.empty()) {
-    THRESHER_RETURN_IF_ERROR(
-        FeedForward(*layer.intermediate, *layer.output, hidden, slice(0, wide), output));
-  } else {
-    if (layer.low_output == nullptr) return Internal("low-precision weights are not prepared");
-    const auto split = static_cast<int64_t>(full.size());
-    workspace.ffn_input_.Resize(2 * tokens, width);
-    const Matrix gathered = workspace.ffn_input_.view().Rows(0, tokens);
-    const Matrix computed = workspace.ffn_input_.view().Rows(tokens, tokens);
-    GatherRows(hidden, full, gathered);
-    GatherRows(hidden, low, gathered.Rows(split, tokens - split));
-    const Matrix inner = slice(0, wide);
-    THRESHER_RETURN_IF_ERROR(FeedForward(*layer.intermediate, *layer.output,
-                                         gathered.Rows(0, split), inner.Rows(0, split),
-                                         computed.Rows(0, split)));
-    THRESHER_RETURN_IF_ERROR(FeedForward(
-        *layer.low_intermediate, *layer.low_output, gathered.Rows(split, tokens - split),
-        inner.Rows(split, tokens - split), computed.Rows(split, tokens - split)));
-    ScatterRows(computed.Rows(0, split), full, output);
-    ScatterRows(computed.Rows(split, tokens - split), low, output);
+  if (!low.empty() && layer.low_output == nullptr) {
+    return Internal("low-precision weights are not prepared");
   }
-  return Normalize(output, hidden, layer.output_norm, hidden);
+  const auto run = [&](std::span<const int32_t> rows, const PackedLinear& first,
+                       const PackedLinear& second) -> absl::Status {
+    const auto count = static_cast<int64_t>(rows.size());
+    workspace.ffn_input_.Resize(count, output.cols);
+    const Matrix gathered = workspace.ffn_input_.view();
+    GatherRows(workspace.hidden(), rows, gathered);
+    // The result takes the place of the input.
+    THRESHER_RETURN_IF_ERROR(FeedForward(first, second, gathered, inner.Rows(0, count), gathered));
+    ScatterRows(gathered, rows, output);
+    return absl::OkStatus();
+  };
+  THRESHER_RETURN_IF_ERROR(run(full, *layer.intermediate, *layer.output));
+  return low.empty() ? absl::OkStatus() : run(low, *layer.low_intermediate, *layer.low_output);
 }
 
 absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offsets,
@@ -254,21 +252,26 @@ absl::Status Encoder::Prepare(const PlanNeeds& needs) {
   return absl::OkStatus();
 }
 
-absl::Status Encoder::PredictScores(size_t layer, int32_t bits, ConstMatrix x,
-                                    std::vector<MatrixBuffer>& scores) const {
+absl::StatusOr<const ScorePredictor*> Encoder::Predictor(size_t layer, int32_t bits) const {
   const auto found = layers_[layer].predictors.find(bits);
   if (found == layers_[layer].predictors.end()) {
     return Internal("the prediction with {} bits is not prepared", bits);
   }
-  return found->second.Predict(*device_, x, attention_scale(), scores);
+  return &found->second;
 }
 
-absl::Status Encoder::Forward(const RaggedBatch& batch, Workspace& workspace) const {
-  THRESHER_RETURN_IF_ERROR(Embed(batch, workspace));
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    THRESHER_RETURN_IF_ERROR(RunLayer(i, batch.offsets, workspace));
-  }
-  return absl::OkStatus();
+absl::Status Encoder::PredictProjections(size_t layer, int32_t bits, ConstMatrix x,
+                                         ScorePredictor::Workspace& workspace) const {
+  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, bits));
+  return predictor->Project(*device_, x, workspace);
+}
+
+absl::Status Encoder::PredictScores(size_t layer, int32_t bits,
+                                    const ScorePredictor::Workspace& workspace, int64_t first,
+                                    int64_t rows, std::span<const int32_t> heads,
+                                    ScoreBlockBody body) const {
+  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, bits));
+  return predictor->Predict(*device_, workspace, first, rows, heads, attention_scale(), body);
 }
 
 }  // namespace thresher

@@ -69,23 +69,26 @@ class Encoder {
   /// checkpoint too: embedding tables stay mapped.
   static absl::StatusOr<Encoder> Load(const ModelConfig& config, WeightReader& reader);
 
-  /// The three steps of a run, for callers that work between layers; `Forward` is all of them. Ids
-  /// and type ids must be within the tables, sequences no longer than config.max_tokens().
+  /// The beginning of a run. Ids and type ids must be within the tables, sequences no longer than
+  /// config.max_tokens().
   absl::Status Embed(const RaggedBatch& batch, Workspace& workspace) const;
-  absl::Status RunLayer(size_t layer, std::span<const int32_t> offsets, Workspace& workspace) const;
-  absl::Status Forward(const RaggedBatch& batch, Workspace& workspace) const;
+  /// Then each layer in turn: sequence s obeys *plans[s] (null: dense); unless all are null,
+  /// records[s] says what its attention did. All that the plans need must have been prepared.
+  absl::Status RunLayer(size_t layer, std::span<const int32_t> offsets,
+                        std::span<const SequencePlan* const> plans,
+                        std::span<AttentionRecord> records, Workspace& workspace) const;
 
   /// Packs what plans need and is not there yet; weights come from the mapped checkpoint. Not while
   /// another thread runs.
   absl::Status Prepare(const PlanNeeds& needs);
-  /// RunLayer, but sequence s obeys *plans[s] (null: dense) and records[s] says what its attention
-  /// did. All that the plans need must have been prepared.
-  absl::Status RunPlannedLayer(size_t layer, std::span<const int32_t> offsets,
-                               std::span<const SequencePlan* const> plans,
-                               std::span<AttentionRecord> records, Workspace& workspace) const;
-  /// Predicted scores of `layer` for the one sequence whose rows of its input are `x`.
-  absl::Status PredictScores(size_t layer, int32_t bits, ConstMatrix x,
-                             std::vector<MatrixBuffer>& scores) const;
+  /// Predicts Q and K of `layer` for rows `x` of its input;
+  absl::Status PredictProjections(size_t layer, int32_t bits, ConstMatrix x,
+                                  ScorePredictor::Workspace& workspace) const;
+  /// and from those the scores of one sequence, rows [first, first + rows) of them: see
+  /// ScorePredictor::Predict.
+  absl::Status PredictScores(size_t layer, int32_t bits, const ScorePredictor::Workspace& workspace,
+                             int64_t first, int64_t rows, std::span<const int32_t> heads,
+                             ScoreBlockBody body) const;
 
   size_t layers() const { return layers_.size(); }
 
@@ -107,6 +110,7 @@ class Encoder {
     return {config_.heads, config_.heads, config_.head_dim()};
   }
   float attention_scale() const;
+  absl::StatusOr<const ScorePredictor*> Predictor(size_t layer, int32_t bits) const;
   absl::Status Project(const Layer& layer, std::span<const int32_t> offsets,
                        std::span<const SequencePlan* const> plans, Workspace& workspace,
                        const Attended& to) const;
@@ -114,6 +118,11 @@ class Encoder {
   absl::Status FinishAttention(const Layer& layer, const Attended& attended, Matrix hidden) const;
   absl::Status FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
                            ConstMatrix x, Matrix wide, Matrix y) const;
+
+  /// Rows in full precision and rows in low precision as two products.
+  absl::Status SplitFeedForward(const Layer& layer, std::span<const int32_t> offsets,
+                                std::span<const SequencePlan* const> plans, Matrix inner,
+                                Matrix output, Workspace& workspace) const;
 
   Encoder(const ModelConfig& config, Device& device, Precision precision)
       : config_(config), device_(&device), precision_(precision) {}

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "backend/device/eager_prediction.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -39,39 +38,43 @@ absl::StatusOr<ScorePredictor> ScorePredictor::Pack(Device& device, const Stored
   return predictor;
 }
 
-absl::Status ScorePredictor::Project(Device& device, ConstMatrix codes,
-                                     std::span<const float> row_scales, const Codes& weight,
-                                     Matrix y) {
-  THRESHER_RETURN_IF_ERROR(device.Linear(*weight.packed, codes, Activation::kNone, y));
-  for (int64_t i = 0; i < y.rows; ++i) {
-    const float row_scale = kMantissaCorrection * row_scales[i];
-    float* row = y.row(i);
-    for (int64_t o = 0; o < y.cols; ++o) {
-      row[o] =
-          row[o] * (row_scale * weight.scales[o]) + (weight.bias.empty() ? 0.0f : weight.bias[o]);
-    }
-  }
-  return absl::OkStatus();
+absl::Status ScorePredictor::ProjectOne(Device& device, const Codes& weight, Workspace& workspace,
+                                        MatrixBuffer& codes, MatrixBuffer& scales) const {
+  const int64_t rows = workspace.input_codes_.view().rows;
+  const int64_t out = weight.packed->out_features();
+  workspace.projected_.Resize(rows, out);
+  codes.Resize(rows, out);
+  scales.Resize(rows, out / shape_.head_dim);
+  THRESHER_RETURN_IF_ERROR(device.Linear(*weight.packed, workspace.input_codes_.view(),
+                                         Activation::kNone, workspace.projected_.view()));
+  const LeadingOneInput projection = {
+      .x = workspace.projected_.view(),
+      .row_scales = {workspace.input_scales_.view().data, static_cast<size_t>(rows)},
+      .col_scales = weight.scales,
+      .bias = weight.bias};
+  return device.EncodeLeadingOne(projection, bits_, shape_.head_dim, codes.view(), scales.view());
 }
 
-absl::Status ScorePredictor::Predict(Device& device, ConstMatrix x, float scale,
-                                     std::vector<MatrixBuffer>& scores) const {
-  const LeadingOneMatrix encoded = EncodeLeadingOne(x, bits_, x.cols);
-  MatrixBuffer codes(x.rows, x.cols);
-  std::copy(encoded.codes.begin(), encoded.codes.end(), codes.view().data);
-  MatrixBuffer query(x.rows, query_.packed->out_features());
-  MatrixBuffer key(x.rows, key_.packed->out_features());
-  THRESHER_RETURN_IF_ERROR(Project(device, codes.view(), encoded.scales, query_, query.view()));
-  THRESHER_RETURN_IF_ERROR(Project(device, codes.view(), encoded.scales, key_, key.view()));
+absl::Status ScorePredictor::Project(Device& device, ConstMatrix x, Workspace& workspace) const {
+  workspace.input_codes_.Resize(x.rows, x.cols);
+  workspace.input_scales_.Resize(x.rows, 1);
+  THRESHER_RETURN_IF_ERROR(device.EncodeLeadingOne(
+      {.x = x}, bits_, x.cols, workspace.input_codes_.view(), workspace.input_scales_.view()));
+  THRESHER_RETURN_IF_ERROR(
+      ProjectOne(device, query_, workspace, workspace.query_codes_, workspace.query_scales_));
+  return ProjectOne(device, key_, workspace, workspace.key_codes_, workspace.key_scales_);
+}
 
-  const LeadingOneMatrix q = EncodeLeadingOne(query.view(), bits_, shape_.head_dim);
-  const LeadingOneMatrix k = EncodeLeadingOne(key.view(), bits_, shape_.head_dim);
-  scores.resize(static_cast<size_t>(shape_.heads));
-  for (int32_t h = 0; h < shape_.heads; ++h) {
-    scores[h].Resize(x.rows, x.rows);
-    PredictScores(q, h, k, h / (shape_.heads / shape_.kv_heads), scale, scores[h].view());
-  }
-  return absl::OkStatus();
+absl::Status ScorePredictor::Predict(Device& device, const Workspace& workspace, int64_t first,
+                                     int64_t rows, std::span<const int32_t> heads, float scale,
+                                     ScoreBlockBody body) const {
+  return device.PredictScores({.query_codes = workspace.query_codes_.view().Rows(first, rows),
+                               .query_scales = workspace.query_scales_.view().Rows(first, rows),
+                               .key_codes = workspace.key_codes_.view().Rows(first, rows),
+                               .key_scales = workspace.key_scales_.view().Rows(first, rows),
+                               .head_dim = shape_.head_dim,
+                               .scale = scale},
+                              heads, body);
 }
 
 }  // namespace thresher

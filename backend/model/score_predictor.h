@@ -6,11 +6,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
+#include "backend/device/eager_prediction.h"
 #include "backend/model/head_linear.h"
 #include "backend/tensor/matrix.h"
 
@@ -19,14 +21,26 @@ namespace thresher {
 /// Immutable after Pack.
 class ScorePredictor {
  public:
+  /// Q^ and K^ of some rows, encoded, and the memory that making them takes. Reused from layer to
+  /// layer.
+  class Workspace {
+   private:
+    friend class ScorePredictor;
+    MatrixBuffer input_codes_, input_scales_, projected_;
+    MatrixBuffer query_codes_, query_scales_, key_codes_, key_scales_;
+  };
+
   static absl::StatusOr<ScorePredictor> Pack(Device& device, const StoredLinear& query,
                                              const StoredLinear& key, const AttentionShape& shape,
                                              int32_t bits);
 
-  /// scores[h] [x.rows, x.rows]: the predicted scores of head h of one sequence whose layer input
-  /// is x [rows, in], times `scale`.
-  absl::Status Predict(Device& device, ConstMatrix x, float scale,
-                       std::vector<MatrixBuffer>& scores) const;
+  /// Predicts Q and K of the layer's input rows `x` [rows, in].
+  absl::Status Project(Device& device, ConstMatrix x, Workspace& workspace) const;
+
+  /// The predicted scores, times `scale`, of `heads` of the one sequence whose rows are [first,
+  /// first + rows) of what was projected. `body`: see Device::PredictScores.
+  absl::Status Predict(Device& device, const Workspace& workspace, int64_t first, int64_t rows,
+                       std::span<const int32_t> heads, float scale, ScoreBlockBody body) const;
 
   size_t bytes() const { return query_.packed->bytes() + key_.packed->bytes(); }
 
@@ -39,9 +53,9 @@ class ScorePredictor {
   };
   static absl::StatusOr<Codes> PackCodes(Device& device, const StoredLinear& stored, bool bias,
                                          int32_t bits);
-  /// y = the predicted projection of encoded rows.
-  static absl::Status Project(Device& device, ConstMatrix codes, std::span<const float> row_scales,
-                              const Codes& weight, Matrix y);
+  /// The predicted projection of the encoded input, encoded anew.
+  absl::Status ProjectOne(Device& device, const Codes& weight, Workspace& workspace,
+                          MatrixBuffer& codes, MatrixBuffer& scales) const;
 
   AttentionShape shape_;
   int32_t bits_ = 8;

@@ -1,6 +1,7 @@
 #include "backend/sparsity/fact.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -8,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "backend/device/row_top_k.h"
 #include "backend/device/top_k.h"
 #include "backend/sparsity/work.h"
 #include "backend/tensor/status.h"
@@ -32,6 +34,90 @@ struct Settings {
   bool dense() const { return !chooses_keys() && ffn == 1.0 && skip == QuerySkip::kOff; }
 };
 
+/// Chooses the keys of one query after the other by their predicted scores.
+class RowChooser {
+ public:
+  explicit RowChooser(const Settings& settings) : settings_(settings) {}
+
+  /// Takes up a row: the scores of the `visible` keys in sight, of which only those whose bit of
+  /// `allowed` (unless null) is set may be chosen; there is one at least.
+  void Look(const float* row, int32_t visible, const uint64_t* allowed) {
+    visible_ = visible;
+    scores_ = {row, static_cast<size_t>(visible)};
+    narrowed_ = allowed != nullptr;
+    if (narrowed_) {
+      keys_.clear();
+      allowed_scores_.clear();
+      for (int32_t j = 0; j < visible; ++j) {
+        if (((allowed[j / 64] >> (j % 64)) & 1) == 0) continue;
+        keys_.push_back(j);
+        allowed_scores_.push_back(row[j]);
+      }
+      scores_ = allowed_scores_;
+    }
+    if (settings_.skip != QuerySkip::kOff || settings_.threshold > 0.0) {
+      best_ = static_cast<size_t>(FirstLargest(scores_));
+    }
+  }
+
+  int32_t best() const { return Key(best_); }
+
+  /// Is the softmax taken as one-hot, of best()?
+  bool one_hot() const {
+    if (settings_.skip == QuerySkip::kOff) return false;
+    float second = -std::numeric_limits<float>::infinity();
+    for (size_t n = 0; n < scores_.size(); ++n) {
+      // A NaN beside the best makes the lead NaN, which is neither large nor small.
+      if (n != best_ && !(scores_[n] <= second)) second = scores_[n];
+      if (std::isnan(second)) break;
+    }
+    const double lead = double{scores_[best_]} - second;
+    return settings_.skip == QuerySkip::kLargeGap ? lead >= settings_.gap : lead < settings_.gap;
+  }
+
+  /// Sets the bits of the keys that stay, in a row of zeros.
+  void Choose(uint64_t* bits) {
+    bits_.assign((scores_.size() + 63) / 64, 0);
+    top_k_(scores_, KeepCount(visible_, settings_.topk), bits_.data());
+    if (settings_.threshold > 0.0) {
+      const float largest = scores_[best_];
+      // In logarithms: the least score that is not left out.
+      const double least =
+          std::log(settings_.threshold * double{SumOfExp(scores_, largest)}) + largest;
+      ForEachSet([&](size_t n) {
+        if (n != best_ && scores_[n] < least) bits_[n / 64] &= ~(uint64_t{1} << (n % 64));
+      });
+    }
+    if (!narrowed_) {
+      std::ranges::copy(bits_, bits);
+      return;
+    }
+    ForEachSet([&](size_t n) { bits[keys_[n] / 64] |= uint64_t{1} << (keys_[n] % 64); });
+  }
+
+ private:
+  int32_t Key(size_t n) const { return narrowed_ ? keys_[n] : static_cast<int32_t>(n); }
+
+  template <typename Body>
+  void ForEachSet(const Body& body) const {
+    for (size_t w = 0; w < bits_.size(); ++w) {
+      for (uint64_t rest = bits_[w]; rest != 0; rest &= rest - 1) {
+        body(w * 64 + static_cast<size_t>(std::countr_zero(rest)));
+      }
+    }
+  }
+
+  const Settings& settings_;
+  int32_t visible_ = 0;
+  std::span<const float> scores_;  // Of the keys that may be chosen,
+  std::vector<int32_t> keys_;      // which are these, if narrowed_.
+  std::vector<float> allowed_scores_;
+  bool narrowed_ = false;
+  size_t best_ = 0;  // Index into scores_.
+  std::vector<uint64_t> bits_;
+  RowTopK top_k_;
+};
+
 class FactRun final : public PolicyRun {
  public:
   FactRun(const Settings& settings, std::span<const int32_t> protected_positions)
@@ -52,73 +138,47 @@ class FactRun final : public PolicyRun {
 
     // What an earlier part chose: only those keys may be chosen again.
     const std::optional<CandidateMask> earlier = std::move(plan->candidates);
-    CandidateMask mask(heads, rows, rows);
+    const bool choose = earlier || settings_.chooses_keys();
+    plan->candidates.reset();
+    if (choose) plan->candidates.emplace(heads, rows, rows);
     if (settings_.skip != QuerySkip::kOff && plan->one_hot.empty()) {
       plan->one_hot.assign(static_cast<size_t>(heads) * rows, -1);
     }
-    chosen_.assign(rows, 0.0);
-    for (const int32_t h : running) {
-      for (int32_t i = 0; i < rows; ++i) {
-        Collect(prediction->scores[h].row(i), settings_.shape.causal ? i + 1 : rows,
-                earlier ? &*earlier : nullptr, h, i);
-        if (settings_.skip != QuerySkip::kOff && OneHot()) {
-          plan->one_hot[static_cast<size_t>(h) * rows + i] = keys_[best_];
-          mask.set(h, i, keys_[best_]);
-          chosen_[keys_[best_]] += 1.0;
-        } else {
-          Choose(h, i, &mask);
+    prediction->ForEachBlock(running, [&](int32_t head, int64_t first, ConstMatrix scores) {
+      RowChooser chooser(settings_);
+      for (int64_t r = 0; r < scores.rows; ++r) {
+        const auto query = static_cast<int32_t>(first + r);
+        chooser.Look(scores.row(r), settings_.shape.causal ? query + 1 : rows,
+                     earlier ? earlier->row(head, query) : nullptr);
+        uint64_t* const bits = choose ? plan->candidates->row(head, query) : nullptr;
+        if (chooser.one_hot()) {
+          plan->one_hot[static_cast<size_t>(head) * rows + query] = chooser.best();
+          if (choose) bits[chooser.best() / 64] |= uint64_t{1} << (chooser.best() % 64);
+        } else if (choose) {
+          chooser.Choose(bits);
         }
       }
+    });
+    if (settings_.ffn < 1.0) {
+      CountChosen(running, *plan);
+      RankTokens(positions, plan);
     }
-    if (earlier || settings_.chooses_keys()) plan->candidates = std::move(mask);
-    if (settings_.ffn < 1.0) RankTokens(positions, plan);
   }
 
  private:
-  /// Fills keys_ and scores_ with the keys that the row may choose from, finds the best of them and
-  /// its lead over the second.
-  void Collect(const float* row, int32_t visible, const CandidateMask* earlier, int32_t head,
-               int32_t query) {
-    visible_ = visible;
-    keys_.clear();
-    scores_.clear();
-    for (int32_t j = 0; j < visible; ++j) {
-      if (earlier != nullptr && !earlier->test(head, query, j)) continue;
-      keys_.push_back(j);
-      scores_.push_back(row[j]);
-    }
-    best_ = 0;
-    // As in the top-k, NaN is below everything; of equals the first is the best.
-    for (size_t n = 1; n < scores_.size(); ++n) {
-      if (scores_[n] > scores_[best_] || (std::isnan(scores_[best_]) && !std::isnan(scores_[n]))) {
-        best_ = n;
+  /// By how many queries and heads each row was chosen.
+  void CountChosen(std::span<const int32_t> running, const SequencePlan& plan) {
+    const CandidateMask& mask = *plan.candidates;
+    chosen_.assign(mask.keys(), 0.0);
+    for (const int32_t head : running) {
+      for (int32_t query = 0; query < mask.queries(); ++query) {
+        const uint64_t* const bits = mask.row(head, query);
+        for (int32_t w = 0; w < mask.words(); ++w) {
+          for (uint64_t rest = bits[w]; rest != 0; rest &= rest - 1) {
+            chosen_[w * 64 + std::countr_zero(rest)] += 1.0;
+          }
+        }
       }
-    }
-  }
-
-  bool OneHot() const {
-    float second = -std::numeric_limits<float>::infinity();
-    for (size_t n = 0; n < scores_.size(); ++n) {
-      // A NaN beside the best makes the lead NaN, which is neither large nor small.
-      if (n != best_ && !(scores_[n] <= second)) second = scores_[n];
-      if (std::isnan(second)) break;
-    }
-    const double lead = double{scores_[best_]} - second;
-    return settings_.skip == QuerySkip::kLargeGap ? lead >= settings_.gap : lead < settings_.gap;
-  }
-
-  void Choose(int32_t head, int32_t query, CandidateMask* mask) {
-    const double largest = scores_[best_];
-    double least = 0.0;  // In units of the best key's probability.
-    if (settings_.threshold > 0.0) {
-      double total = 0.0;
-      for (const float score : scores_) total += std::exp(score - largest);
-      least = settings_.threshold * total;
-    }
-    for (const int32_t n : top_k_(scores_, KeepCount(visible_, settings_.topk))) {
-      if (n != static_cast<int32_t>(best_) && std::exp(scores_[n] - largest) < least) continue;
-      mask->set(head, query, keys_[n]);
-      chosen_[keys_[n]] += 1.0;
     }
   }
 
@@ -136,12 +196,6 @@ class FactRun final : public PolicyRun {
 
   const Settings& settings_;
   std::vector<int32_t> protected_;  // Positions, ascending.
-  // The row in hand.
-  int32_t visible_ = 0;
-  std::vector<int32_t> keys_;
-  std::vector<float> scores_;
-  size_t best_ = 0;  // Index into keys_ and scores_.
-  TopK<float> top_k_;
   // The layer in hand.
   std::vector<double> chosen_;  // By row: by how many queries and heads.
   TopK<double> rank_;

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "backend/device/plan.h"
 #include "backend/tensor/matrix.h"
@@ -37,10 +38,17 @@ struct PolicyShape {
   bool causal = false;       // A query sees the keys up to its own position.
 };
 
-/// FACT's eager prediction of a layer. `scores[h]` is the predicted score matrix [rows, rows] of
-/// head h, times 1/sqrt(head_dim); empty for heads that do not run.
-struct LayerPrediction {
-  std::span<const ConstMatrix> scores;
+/// FACT's eager prediction of a layer's scores, made when asked for.
+class LayerPrediction {
+ public:
+  /// `scores` [some, rows]: the predicted scores of queries [first_query, ...) of `head` over all
+  /// rows, times 1/sqrt(head_dim). They live during the call only.
+  using Body = absl::FunctionRef<void(int32_t head, int64_t first_query, ConstMatrix scores)>;
+
+  virtual ~LayerPrediction() = default;
+  /// Calls `body` for all queries of each of `heads`, once for each block of queries; perhaps on
+  /// several threads at once, so that blocks must not share what `body` changes. It must not throw.
+  virtual void ForEachBlock(std::span<const int32_t> heads, Body body) const = 0;
 };
 
 /// The part of a prediction that a policy asks for.

@@ -70,12 +70,21 @@ TEST(RowTopK, AgreesWithTheScalarRule) {
   }
 }
 
-TEST(SumOfExp, IsOfTheChosenAlone) {
-  const std::vector<float> scores = {0.0f, std::log(2.0f), 5.0f, std::log(3.0f), kNan};
-  const uint64_t chosen[] = {0b01011};
-  EXPECT_NEAR(SumOfExp(scores, chosen, std::log(3.0f)), 2.0, 1e-6);
-  const uint64_t all[] = {0b11111};
-  EXPECT_TRUE(std::isnan(SumOfExp(scores, all, 5.0f)));
+TEST(FirstLargest, IsTheFirstOfEqualsAndNeverNan) {
+  EXPECT_EQ(FirstLargest(std::vector<float>{1, 3, 2, 3}), 1);
+  EXPECT_EQ(FirstLargest(std::vector<float>{kNan, -kInfinity, kNan}), 1);
+  EXPECT_EQ(FirstLargest(std::vector<float>{kNan, kNan}), 0);
+  EXPECT_EQ(FirstLargest(std::vector<float>{}), 0);
+  std::vector<float> many(100, -2.0f);
+  many[70] = -1.0f;
+  EXPECT_EQ(FirstLargest(many), 70);
+}
+
+TEST(SumOfExp, IsOfAllScores) {
+  const std::vector<float> scores = {0.0f, std::log(2.0f), std::log(3.0f)};
+  EXPECT_NEAR(SumOfExp(scores, std::log(3.0f)), 2.0, 1e-6);
+  EXPECT_NEAR(SumOfExp(std::vector<float>(100, 1.0f), 1.0f), 100.0, 1e-6);
+  EXPECT_TRUE(std::isnan(SumOfExp(std::vector<float>{1.0f, kNan}, 5.0f)));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "backend/device/plan_rows.h"
 #include "backend/sparsity/policy.h"
+#include "tests/sparsity/given_scores.h"
 
 namespace {
 
@@ -17,7 +18,6 @@ using thresher::AttentionExtent;
 using thresher::AttentionRecord;
 using thresher::CascadeDecision;
 using thresher::ConstMatrix;
-using thresher::LayerPrediction;
 using thresher::Policy;
 using thresher::PolicyShape;
 using thresher::SequencePlan;
@@ -66,7 +66,7 @@ void Walk(const Policy& policy, const PolicyShape& shape, int32_t tokens, Floats
     const auto rows = static_cast<int32_t>(positions.size());
     const std::vector<float> scores = floats.Take(static_cast<size_t>(rows) * rows);
     const std::vector<ConstMatrix> predicted(shape.heads, ConstMatrix(scores.data(), rows, rows));
-    const LayerPrediction prediction = {.scores = predicted};
+    const thresher::testing::GivenScores prediction(predicted);
     SequencePlan plan;
     plan.heads = heads;
     run->BeforeProjection(layer, positions, policy.prediction().wanted ? &prediction : nullptr,

@@ -13,6 +13,7 @@
 #include "backend/device/top_k.h"
 #include "backend/tensor/status.h"
 #include "gtest/gtest.h"
+#include "tests/sparsity/given_scores.h"
 
 namespace thresher::testing {
 namespace {
@@ -147,7 +148,7 @@ BertRun Bert::Run(std::span<const int32_t> ids, const Policy& policy) {
       predicted = Predict(layer, x.view(), policy.prediction().bits);
       for (const MatrixBuffer& head : predicted) scores.push_back(head.view());
     }
-    const LayerPrediction prediction = {.scores = scores};
+    const GivenScores prediction(scores);
     run->BeforeProjection(l, positions, scores.empty() ? nullptr : &prediction, &plan);
 
     MatrixBuffer q(rows, shape_.hidden_size);

@@ -13,6 +13,7 @@
 #include "backend/device/top_k.h"
 #include "backend/sparsity/policy.h"
 #include "backend/tensor/status.h"
+#include "tests/sparsity/given_scores.h"
 
 namespace thresher {
 namespace {
@@ -48,7 +49,7 @@ SequencePlan PlanFor(std::string_view text, const PolicyShape& shape,
   for (const auto& head : heads) {
     scores.push_back(head.empty() ? ConstMatrix() : ConstMatrix(head.data(), rows, rows));
   }
-  const LayerPrediction prediction = {.scores = scores};
+  const testing::GivenScores prediction(scores);
   std::vector<int32_t> positions(rows);
   std::iota(positions.begin(), positions.end(), 0);
   policy->Start(rows, protected_positions)->BeforeProjection(0, positions, &prediction, &plan);

@@ -7,6 +7,7 @@
 
 #include "backend/device/plan_rows.h"
 #include "backend/tensor/status.h"
+#include "tests/sparsity/given_scores.h"
 
 namespace thresher {
 namespace {
@@ -65,7 +66,7 @@ TEST(Policy, PartsAddToOnePlan) {
   std::vector<int32_t> positions = {0, 1, 2, 3};
   const std::vector<float> scores = {4, 3, 2, 1, 4, 3, 2, 1, 1, 2, 3, 4, 1, 2, 3, 4};
   std::vector<ConstMatrix> heads(2, ConstMatrix(scores.data(), 4, 4));
-  const LayerPrediction prediction = {.scores = heads};
+  const testing::GivenScores prediction(heads);
   SequencePlan plan;
   run->BeforeProjection(0, positions, &prediction, &plan);
   EXPECT_EQ(plan.value_keep, 0.5);
@@ -83,7 +84,7 @@ TEST(Policy, PartsAddToOnePlan) {
   // In the next layer both see the two survivors.
   positions = {0, 2};
   heads.assign(2, ConstMatrix(scores.data(), 2, 2));
-  const LayerPrediction next = {.scores = heads};
+  const testing::GivenScores next(heads);
   plan = {};
   run->BeforeProjection(1, positions, &next, &plan);
   EXPECT_EQ(plan.candidates->keys(), 2);

@@ -15,6 +15,7 @@
 #include "backend/device/cpu/onednn_product.h"
 #include "backend/device/cpu/planned_attention.h"
 #include "backend/device/cpu/product.h"
+#include "backend/device/cpu/score_prediction.h"
 #include "backend/device/cpu/thread_pool.h"
 #include "backend/device/plan_rows.h"
 #include "backend/device/shape_checks.h"
@@ -114,6 +115,22 @@ class CpuDevice final : public Device {
     THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
     return Guard<absl::Status>("attention under plans",
                                [&] { return PlannedAttentionChecked(input, plans, out, records); });
+  }
+
+  absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
+                                Matrix codes, Matrix scales) override {
+    THRESHER_RETURN_IF_ERROR(CheckEncoding(input, bits, group, codes, scales));
+    ForRows(input.x.rows, input.x.cols, [&](int64_t first, int64_t count) {
+      EncodeLeadingOneRows(input, bits, group, first, count, codes, scales);
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
+                             ScoreBlockBody body) override {
+    THRESHER_RETURN_IF_ERROR(CheckPrediction(operands, heads));
+    return Guard<absl::Status>("prediction",
+                               [&] { return PredictScoresChecked(operands, heads, body); });
   }
 
   absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
@@ -473,6 +490,37 @@ class CpuDevice final : public Device {
         }
       });
     }
+  }
+
+  absl::Status PredictScoresChecked(const ScoreOperands& operands, std::span<const int32_t> heads,
+                                    ScoreBlockBody body) {
+    const int64_t rows = operands.query_codes.rows;
+    const int64_t dim = operands.head_dim;
+    const int64_t group = operands.query_scales.cols / operands.key_scales.cols;
+    const int64_t blocks = DivideUp(rows, kQueryBlock);
+    const int64_t stride = PredictionStride(rows);
+    const size_t scores_size = static_cast<size_t>(std::min(kQueryBlock, rows) * stride);
+    for (Worker& worker : workers_) {
+      worker.attention.Resize(scores_size + PredictionScratchSize(dim));
+    }
+    const auto tasks = static_cast<int64_t>(heads.size()) * blocks;
+    ForTasks(tasks, tasks * kQueryBlock * rows * (dim + 32), [&](int64_t task, int index) {
+      float* const scores = workers_[static_cast<size_t>(index)].attention.data();
+      const int32_t head = heads[static_cast<size_t>(task / blocks)];
+      const int64_t kv_head = head / group;
+      const int64_t first = task % blocks * kQueryBlock;
+      const int64_t count = std::min(kQueryBlock, rows - first);
+      PredictBlock({.query = Columns(operands.query_codes, head * dim, dim).Rows(first, count),
+                    .key = Columns(operands.key_codes, kv_head * dim, dim),
+                    .query_scales = operands.query_scales.row(first) + head,
+                    .query_stride = operands.query_scales.stride,
+                    .key_scales = operands.key_scales.data + kv_head,
+                    .key_stride = operands.key_scales.stride,
+                    .factor = kMantissaCorrection * operands.scale},
+                   scores + scores_size, scores);
+      body(head, first, ConstMatrix(scores, count, rows, stride));
+    });
+    return absl::OkStatus();
   }
 
   DeviceDescription description_;
