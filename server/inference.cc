@@ -149,15 +149,30 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
 
  private:
   absl::Status ParsePolicy() {
-    if (request_.max_quality_loss) {
-      return InvalidArgument(
-          "max_quality_loss: model '{}' has no calibrated profile; say a policy instead",
-          request_.model->name);
-    }
+    if (request_.max_quality_loss) return ChooseByQuality(*request_.max_quality_loss);
     if (request_.policy.empty()) return absl::OkStatus();
     auto policy = request_.model->engine->ParsePolicy(request_.policy);
     if (!policy.ok()) return Annotate(policy.status(), "sparsity");
     policy_ = *std::move(policy);
+    return absl::OkStatus();
+  }
+
+  absl::Status ChooseByQuality(double max_loss) {
+    if (!request_.policy.empty()) {
+      return InvalidArgument("both sparsity and max_quality_loss; send one of them");
+    }
+    if (!(max_loss >= 0 && max_loss <= 1)) {  // Written so that NaN fails too.
+      return InvalidArgument("max_quality_loss: {} is not in [0, 1]; 0.01 is one point", max_loss);
+    }
+    const ServedModel& model = *request_.model;
+    if (!model.quality.ok()) {
+      return InvalidArgument(
+          "max_quality_loss: model '{}' has no quality profile that could be used ({}); make one "
+          "and reload the model: thresher calibrate --model {} --data LABELLED.tsv --max-loss {}",
+          model.name, Message(model.quality.status()), model.directory,
+          max_loss > 0 ? max_loss : 0.01);
+    }
+    policy_ = model.quality->Choose(max_loss);
     return absl::OkStatus();
   }
 

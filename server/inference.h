@@ -4,9 +4,9 @@
 // An input that can't be answered fails alone; its Result has the status. The call as a whole fails
 //   - before anything is computed: no inputs or too many (INVALID_ARGUMENT), an unknown model
 //     (NOT_FOUND), one that is not ready or a server that drains (UNAVAILABLE), a method that the
-//     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have
-//     (INVALID_ARGUMENT), a full queue (RESOURCE_EXHAUSTED), a deadline that has passed or can't be
-//     met (DEADLINE_EXCEEDED);
+//     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have or a
+//     quality bound that it has no profile for (INVALID_ARGUMENT), a full queue
+//     (RESOURCE_EXHAUSTED), a deadline that has passed or can't be met (DEADLINE_EXCEEDED);
 //   - afterwards: with its only input's status, or when every input failed with one code that is
 //     not the inputs' fault (all cancelled, say), so that callers see the usual status codes.
 #ifndef THRESHER_SERVER_INFERENCE_H_

@@ -402,6 +402,14 @@ class ModelRepository::Impl {
     served->config = config;
     served->engine = std::shared_ptr<Engine>(model, model->engine.get());
     served->model = std::move(model);
+    served->directory = directory;
+    served->quality =
+        QualityProfile::Load(directory, *served->engine, served->model->info.precision);
+    const absl::Status& quality = served->quality.status();
+    if (!quality.ok() && !absl::IsNotFound(quality)) {
+      spdlog::warn("model '{}' version {}: max_quality_loss can't be served: {}", config.name(),
+                   number, Message(quality));
+    }
     return served;
   }
 

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "backend/engine/loaded_model.h"
+#include "backend/evaluation/profile.h"
 #include "thresher/v1/config.pb.h"
 
 namespace thresher {
@@ -33,6 +34,10 @@ struct ServedModel {
   std::shared_ptr<LoadedModel> model;
   /// Aliases `model->engine`; what a scheduler Job holds.
   std::shared_ptr<Engine> engine;
+  std::string directory;  // The checkpoint's.
+  /// What `max_quality_loss` is served by; else why nothing can be. A profile that is missing,
+  /// broken or another model's leaves the model serving.
+  absl::StatusOr<QualityProfile> quality = absl::NotFoundError("it was not looked for");
 };
 
 enum class ModelState { kLoading, kReady, kUnloading, kUnavailable };

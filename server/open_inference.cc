@@ -188,6 +188,13 @@ std::string ReportsText(const InferenceAnswer& answer) {
   return Dump(reports);
 }
 
+/// The bounds that a profile promises: "0.01, 0.02".
+std::string BoundsText(const QualityProfile& profile) {
+  std::vector<double> bounds;
+  for (const QualityProfile::Entry& entry : profile.entries()) bounds.push_back(entry.max_loss);
+  return fmt::format("{}", fmt::join(bounds, ", "));
+}
+
 void FillFacts(const InferenceAnswer& answer, ModelInferResponse* response) {
   auto& facts = *response->mutable_parameters();
   const auto seconds = [&](const char* name, absl::Duration duration) {
@@ -333,6 +340,7 @@ absl::StatusOr<inference::ModelMetadataResponse> OpenInference::ModelMetadata(
   properties["packed_bytes"] = std::to_string(info.packed_bytes);
   properties["pooling"] = info.pooling == Pooling::kCls ? "cls" : "mean";
   properties["normalize"] = info.normalize ? "true" : "false";
+  if (model->quality.ok()) properties["max_quality_loss"] = BoundsText(*model->quality);
   if (!info.labels.empty()) properties["labels"] = fmt::format("{}", fmt::join(info.labels, ","));
   return response;
 }

@@ -27,6 +27,8 @@ Command DefineEmbed(CLI::App& root);
 Command DefineTokenClassify(CLI::App& root);
 Command DefineAnswer(CLI::App& root);
 Command DefineTokenize(CLI::App& root);
+Command DefineEvaluate(CLI::App& root);
+Command DefineCalibrate(CLI::App& root);
 Command DefinePolicies(CLI::App& root);
 Command DefineModels(CLI::App& root);
 Command DefineHealth(CLI::App& root);

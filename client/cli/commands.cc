@@ -31,7 +31,7 @@ std::vector<Command> DefineCommands(CLI::App& root) {
   std::vector<Command> commands;
   for (Command (*define)(CLI::App&) :
        {&DefineClassify, &DefineEmbed, &DefineTokenClassify, &DefineAnswer, &DefineTokenize,
-        &DefinePolicies, &DefineModels, &DefineHealth}) {
+        &DefineEvaluate, &DefineCalibrate, &DefinePolicies, &DefineModels, &DefineHealth}) {
     commands.push_back(define(root));
   }
   return commands;

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "backend/sparsity/policy_text.h"
+#include "client/cli/share.h"
 
 namespace thresher::cli {
 namespace {
@@ -51,10 +52,16 @@ void AddPairFlag(CLI::App& app, TextFlags& flags) {
 }
 
 void AddComputeFlags(CLI::App& app, TextFlags& flags) {
-  app.add_option("--sparsity", flags.sparsity,
-                 "What the server may leave out, NAME[:key=value,...] (default: nothing)")
-      ->option_text("POLICY")
-      ->group("Calls");
+  auto* sparsity =
+      app.add_option("--sparsity", flags.sparsity,
+                     "What the server may leave out, NAME[:key=value,...] (default: nothing)")
+          ->option_text("POLICY")
+          ->group("Calls");
+  AddShare(app, "--max-quality-loss", flags.max_quality_loss,
+           "Instead: the most quality that may be lost, 0.01 or 1%; needs a calibrated model")
+      ->option_text("X")
+      ->group("Calls")
+      ->excludes(sparsity);
   app.add_flag("--explain", flags.explain,
                "Show after which layer each piece of the text was dropped, and what each layer did")
       ->group("Calls");
@@ -73,6 +80,9 @@ v1::RequestOptions ToOptions(const TextFlags& flags) {
   v1::RequestOptions options;
   options.set_truncate(flags.truncate);
   if (!flags.sparsity.empty()) options.mutable_sparsity()->set_policy(flags.sparsity);
+  if (flags.max_quality_loss) {
+    options.mutable_sparsity()->set_max_quality_loss(*flags.max_quality_loss);
+  }
   if (flags.explain) options.mutable_sparsity()->set_explain(true);
   return options;
 }

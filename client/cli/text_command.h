@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <type_traits>
@@ -30,6 +31,7 @@ struct TextFlags {
   CallLimits limits;
   bool truncate = false;
   std::string sparsity;
+  std::optional<double> max_quality_loss;
   bool explain = false;
   ColorMode color = ColorMode::kAuto;
   bool timings = false;
@@ -40,7 +42,7 @@ struct TextFlags {
 void AddTextFlags(CLI::App& app, TextFlags& flags, const std::string& what = "TEXT");
 /// --pair, for commands that take text pairs.
 void AddPairFlag(CLI::App& app, TextFlags& flags);
-/// --sparsity and its kin, for commands that compute.
+/// --sparsity, --max-quality-loss and their kin, for commands that compute.
 void AddComputeFlags(CLI::App& app, TextFlags& flags);
 v1::RequestOptions ToOptions(const TextFlags& flags);
 /// Text or pair, as the record has it.

@@ -1,0 +1,215 @@
+// `thresher calibrate`: the fastest policy that keeps a bound on the quality lost, written beside
+// the model for the server to serve.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/evaluation/calibration.h"
+#include "backend/evaluation/engine_runner.h"
+#include "backend/evaluation/fingerprint.h"
+#include "backend/evaluation/profile.h"
+#include "backend/tensor/status.h"
+#include "client/cli/command.h"
+#include "client/cli/evaluation_flags.h"
+#include "client/cli/evaluation_format.h"
+#include "client/cli/progress.h"
+#include "client/cli/server_flags.h"
+#include "client/cli/share.h"
+
+namespace thresher::cli {
+namespace {
+
+struct Flags {
+  std::string model;
+  DataFlags data;
+  LocalModelFlags local;
+  std::vector<std::string> policies = {"spatten"};
+  std::vector<std::string> max_loss;
+  std::optional<double> confidence;
+  double max_kl = kDefaultMaxKl;
+  int rounds = 3;
+  std::string output;
+  bool json = false;
+  bool quiet = false;
+};
+
+std::string Percent(double share) { return fmt::format("{:.6g} %", 100 * share); }
+
+/// Everything that was tried, for people.
+std::string StepsTable(const Calibration& calibration) {
+  std::vector<std::vector<std::string>> rows = {{"TRIED", "LOSS", "AT MOST", "KL", "AT MOST"}};
+  for (const CalibrationStep& step : calibration.steps) {
+    const Quality& quality = step.quality;
+    const auto drift = [](const std::optional<double>& value) {
+      return value ? fmt::format("{:.5f}", *value) : std::string("-");
+    };
+    rows.push_back({Printable(step.policy), Points(quality.loss), Points(quality.loss_upper),
+                    drift(quality.kl), drift(quality.kl_upper)});
+  }
+  return Table(rows);
+}
+
+std::string EntriesTable(const v1::SparsityProfile& profile) {
+  std::vector<std::vector<std::string>> rows = {
+      {"MAX LOSS", "POLICY", "LOSS", "AT MOST", "KL", "SPEEDUP"}};
+  for (const v1::SparsityProfile::Entry& entry : profile.entries()) {
+    rows.push_back({Percent(entry.max_loss()), Printable(entry.policy()), Points(entry.loss()),
+                    Points(entry.loss_upper()), fmt::format("{:.5f}", entry.kl()),
+                    fmt::format("{:.2f}", entry.speedup())});
+  }
+  return Table(rows);
+}
+
+std::string TooFewText(const v1::SparsityProfile& profile, const Calibration::TooFew& too_few) {
+  return fmt::format(
+      "{} examples can't promise a loss of at most {}: without a single difference the upper {} "
+      "bound would be {}. No promise is written for it; it takes at least {} examples.",
+      profile.n(), Percent(too_few.bound), Percent(profile.confidence()), Percent(too_few.least),
+      too_few.needed);
+}
+
+absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
+  CalibrationOptions options;
+  for (const std::string& policy : flags.policies) {
+    THRESHER_ASSIGN_OR_RETURN(const auto ladders, LaddersOf(policy));
+    for (const std::string& ladder : ladders) {
+      if (std::ranges::count(options.ladders, ladder) == 0) options.ladders.push_back(ladder);
+    }
+  }
+  for (const std::string& bound : flags.max_loss) {
+    options.bounds.push_back(ParseShare(bound).value_or(0));
+  }
+  options.max_kl = flags.max_kl;
+  options.confidence = flags.confidence.value_or(options.confidence);
+  options.rounds = flags.rounds;
+  Progress bar(!flags.quiet);
+  int64_t tried = 0;
+  std::string last;
+  options.progress = [&](std::string_view policy, double share) {
+    if (policy != last) {
+      last = policy;
+      ++tried;
+    }
+    bar.Update(tried, 0, share);
+    return !stop.stop_requested();
+  };
+
+  std::error_code code;
+  if (!std::filesystem::is_directory(flags.model, code)) {
+    return InvalidArgument("--model {}: no such directory", flags.model);
+  }
+  const std::string output = flags.output.empty()
+                                 ? (std::filesystem::path(flags.model) / kProfileFile).string()
+                                 : flags.output;
+  THRESHER_ASSIGN_OR_RETURN(const auto model, LoadLocalModel(flags.model, flags.local));
+  Measure measure;
+  if (flags.data.measure) {
+    measure = *flags.data.measure;
+  } else {
+    THRESHER_ASSIGN_OR_RETURN(measure, MeasureOf(model->info));
+  }
+  THRESHER_ASSIGN_OR_RETURN(const LabelledData data,
+                            ReadData(flags.data, measure, model->info.labels));
+  THRESHER_ASSIGN_OR_RETURN(const auto runner, EngineRunner::Create(model, measure, data.examples));
+  THRESHER_ASSIGN_OR_RETURN(Calibration calibration, Calibrate(*runner, measure, data, options));
+  bar.Hide();
+
+  v1::SparsityProfile& profile = calibration.profile;
+  const DeviceDescription& device = model->device->description();
+  profile.set_precision(std::string(Name(model->info.precision)));
+  profile.set_device(fmt::format("{} {}", device.name, device.isa));
+  THRESHER_ASSIGN_OR_RETURN(*profile.mutable_model_sha256(), FingerprintModel(flags.model));
+
+  const bool any = profile.entries_size() > 0;
+  if (any) {
+    absl::Status written = WriteProfile(profile, output);
+    if (absl::IsPermissionDenied(written) && flags.output.empty()) {
+      return absl::PermissionDeniedError(
+          fmt::format("{}\n  the model's directory can't be written to: say another place with "
+                      "--output FILE, and put the file there as {}",
+                      Message(written), kProfileFile));
+    }
+    THRESHER_RETURN_IF_ERROR(written);
+  }
+  if (flags.json) {
+    Json json = ToJson(profile);
+    if (any) json["output"] = output;
+    Print(Dump(json) + "\n");
+  } else {
+    if (!calibration.steps.empty()) Print(StepsTable(calibration) + "\n");
+    if (any) {
+      Print(EntriesTable(profile));
+      Print(fmt::format(
+          "\nWith {} confidence, examples like these {} lose no more than MAX LOSS.\nWrote {}\n",
+          Percent(profile.confidence()), profile.n(), output));
+    }
+  }
+  THRESHER_RETURN_IF_ERROR(OutputStatus());
+  for (const Calibration::TooFew& too_few : calibration.too_few) {
+    fmt::print(stderr, "thresher: {}\n", TooFewText(profile, too_few));
+  }
+  return calibration.too_few.empty() ? kAllAnswered : kSomeFailed;
+}
+
+}  // namespace
+
+Command DefineCalibrate(CLI::App& root) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* app =
+      root.add_subcommand("calibrate", "Find the fastest policy that keeps a quality bound");
+  app->add_option("--model", flags->model, "A checkpoint's directory")
+      ->option_text("DIR")
+      ->required();
+  app->add_option("--max-loss", flags->max_loss,
+                  "The most quality that may be lost, in points of the metric: 1% or 0.01. Repeat "
+                  "it for several bounds")
+      ->option_text("X")
+      ->check(CheckShare)
+      ->allow_extra_args(false)
+      ->required();
+  app->add_option("--max-kl", flags->max_kl,
+                  fmt::format("The most that the output may drift from dense in the mean: KL "
+                              "divergence in nats (default {})",
+                              kDefaultMaxKl))
+      ->check(CLI::PositiveNumber)
+      ->option_text("X");
+  AddShare(*app, "--confidence", flags->confidence, "Of the promise (default 95%)")
+      ->option_text("X");
+  app->add_option("--policy", flags->policies,
+                  "What is searched: spatten (default), fact, or a policy's text with * for the "
+                  "share that falls: spatten:final=*,heads=0.75. Repeat it for more")
+      ->option_text("POLICY")
+      ->allow_extra_args(false);
+  app->add_option("--rounds", flags->rounds,
+                  "Timed passes of the policies to choose from (default 3)")
+      ->check(CLI::Range(1, 1000))
+      ->option_text("N");
+  app->add_option("--output", flags->output,
+                  fmt::format("Where to write the profile (default: {} in the model's directory)",
+                              kProfileFile))
+      ->option_text("FILE");
+  app->add_flag("--json", flags->json, "Print the profile as one JSON object");
+  app->add_flag("--quiet", flags->quiet, "No progress bar");
+  AddDataFlags(*app, flags->data);
+  AddLocalModelFlags(*app, flags->local);
+  app->footer(
+      "Use data that the model was not trained on. A server that loads the model reads the "
+      "profile\n"
+      "and then serves requests with max_quality_loss. docs/quality.md says what is promised.\n"
+      "\n"
+      "Examples:\n"
+      "  thresher calibrate --model models/sst2-mini --data dev.tsv --max-loss 1% --max-loss 2%\n"
+      "  thresher calibrate --model models/sst2-mini --data dev.tsv --max-loss 1% --policy fact\n");
+  return {app, [flags](std::stop_token stop) {
+            const absl::StatusOr<int> code = Run(*flags, stop);
+            return code.ok() ? *code : Fail(code.status(), stop);
+          }};
+}
+
+}  // namespace thresher::cli

@@ -1,0 +1,239 @@
+// `thresher evaluate`: what policies cost in quality, and save in time, on labelled data.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/evaluation/engine_runner.h"
+#include "backend/evaluation/sweep.h"
+#include "backend/tensor/status.h"
+#include "client/cli/command.h"
+#include "client/cli/evaluation_flags.h"
+#include "client/cli/evaluation_format.h"
+#include "client/cli/plot.h"
+#include "client/cli/progress.h"
+#include "client/cli/server_flags.h"
+#include "client/cli/server_runner.h"
+#include "client/cli/share.h"
+
+namespace thresher::cli {
+namespace {
+
+struct Flags {
+  std::string model;
+  std::string version;
+  std::string server;  // Empty: in this process.
+  absl::Duration deadline = absl::Minutes(1);
+  CallLimits limits;
+  DataFlags data;
+  LocalModelFlags local;
+  std::vector<std::string> sparsity;
+  std::vector<double> shares = {0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1};
+  int rounds = 1;
+  std::string csv;
+  PlotOptions plot;
+  bool json = false;
+  bool quiet = false;
+};
+
+/// Whatever runs the examples, with what it needs to live.
+struct Setup {
+  Measure measure = Measure::kAccuracy;
+  LabelledData data;
+  v1::ModelSpec model;
+  std::unique_ptr<client::Client> client;
+  std::unique_ptr<Runner> runner;
+};
+
+absl::Status SetUpServer(const Flags& flags, std::stop_token stop, Setup* setup) {
+  const ServerFlags server = {.server = flags.server, .deadline = flags.deadline};
+  THRESHER_ASSIGN_OR_RETURN(setup->client, Connect(server, stop));
+  THRESHER_ASSIGN_OR_RETURN(
+      setup->model,
+      ChooseModel(*setup->client, {.name = flags.model, .version = flags.version}, stop));
+  THRESHER_ASSIGN_OR_RETURN(const auto labels, LabelsOf(*setup->client, setup->model, stop));
+  setup->measure =
+      flags.data.measure.value_or(labels.size() > 1 ? Measure::kAccuracy : Measure::kSimilarity);
+  THRESHER_ASSIGN_OR_RETURN(setup->data, ReadData(flags.data, setup->measure, labels));
+  setup->runner =
+      std::make_unique<ServerRunner>(*setup->client, setup->model, setup->measure,
+                                     labels.size() == 1, setup->data.examples, flags.limits, stop);
+  return absl::OkStatus();
+}
+
+absl::Status SetUpLocal(const Flags& flags, Setup* setup) {
+  std::error_code code;
+  if (!std::filesystem::is_directory(flags.model, code)) {
+    return InvalidArgument(
+        "--model {}: no such directory; for a model of a running server add --server HOST:PORT",
+        flags.model);
+  }
+  THRESHER_ASSIGN_OR_RETURN(auto model, LoadLocalModel(flags.model, flags.local));
+  if (flags.data.measure) {
+    setup->measure = *flags.data.measure;
+  } else {
+    THRESHER_ASSIGN_OR_RETURN(setup->measure, MeasureOf(model->info));
+  }
+  THRESHER_ASSIGN_OR_RETURN(setup->data, ReadData(flags.data, setup->measure, model->info.labels));
+  THRESHER_ASSIGN_OR_RETURN(
+      setup->runner, EngineRunner::Create(std::move(model), setup->measure, setup->data.examples));
+  return absl::OkStatus();
+}
+
+/// A text with '*' is a series of all shares.
+std::vector<std::string> PoliciesOf(const std::string& sparsity,
+                                    const std::vector<double>& shares) {
+  if (!HasShare(sparsity)) return {sparsity};
+  std::vector<std::string> policies;
+  for (const double share : shares) policies.push_back(WithShare(sparsity, share));
+  return policies;
+}
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  return file ? absl::OkStatus() : FailedPrecondition("{}: {}", path, std::strerror(errno));
+}
+
+absl::Status Plot(const Flags& flags, const Setup& setup,
+                  const std::vector<PolicyResult>& results) {
+  std::vector<Series> series;
+  for (const std::string& sparsity : flags.sparsity) {
+    Series& line = series.emplace_back();
+    line.name = sparsity;
+    for (const std::string& policy : PoliciesOf(sparsity, flags.shares)) {
+      const auto found = std::ranges::find(results, policy, &PolicyResult::sparsity);
+      line.points.push_back(*found);
+    }
+  }
+  PlotOptions options = flags.plot;
+  if (options.title.empty()) {
+    const std::filesystem::path model(flags.model);
+    options.title =
+        fmt::format("{} on {}, {} examples",
+                    (model.has_filename() ? model : model.parent_path()).filename().string(),
+                    setup.data.name, setup.data.examples.size());
+  }
+  THRESHER_ASSIGN_OR_RETURN(const std::string script, PlotScript(results.front(), series, options));
+  return Draw(script);
+}
+
+absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
+  if (!flags.plot.path.empty()) {  // Before the work.
+    THRESHER_RETURN_IF_ERROR(PlotScript({}, {}, flags.plot).status());
+  }
+  Setup setup;
+  THRESHER_RETURN_IF_ERROR(flags.server.empty() ? SetUpLocal(flags, &setup)
+                                                : SetUpServer(flags, stop, &setup));
+  std::vector<std::string> policies;
+  for (const std::string& sparsity : flags.sparsity) {
+    for (std::string& policy : PoliciesOf(sparsity, flags.shares)) {
+      if (std::ranges::count(policies, policy) == 0) policies.push_back(std::move(policy));
+    }
+  }
+  Progress bar(!flags.quiet);
+  SweepOptions options;
+  options.rounds = flags.rounds;
+  options.progress = [&](double passes, int64_t total) {
+    const auto examples = static_cast<double>(setup.data.examples.size());
+    bar.Update(static_cast<int64_t>(passes * examples), 0, passes / static_cast<double>(total));
+    return !stop.stop_requested();
+  };
+  THRESHER_ASSIGN_OR_RETURN(
+      const std::vector<PolicyResult> results,
+      Sweep(*setup.runner, setup.measure, setup.data.examples, policies, options));
+  bar.Hide();
+  if (flags.json) {
+    for (const PolicyResult& result : results) Print(Dump(ToJson(result)) + "\n");
+  } else {
+    Print(ToTable(results));
+  }
+  if (!flags.csv.empty()) THRESHER_RETURN_IF_ERROR(WriteText(flags.csv, ToCsv(results)));
+  if (!flags.plot.path.empty()) THRESHER_RETURN_IF_ERROR(Plot(flags, setup, results));
+  return OutputStatus();
+}
+
+void AddServerFlags(CLI::App& app, Flags& flags) {
+  app.add_option("--server", flags.server, "Ask this server instead of running the model here")
+      ->option_text("HOST:PORT")
+      ->group("By a server");
+  app.add_option("--model-version", flags.version, "Which version; by default the server chooses")
+      ->option_text("N")
+      ->group("By a server");
+  AddDuration(app, "--deadline", flags.deadline, "Time that each call may take (default 1m)")
+      ->group("By a server");
+  app.add_option("--batch", flags.limits.batch, "Examples in one call (default 32)")
+      ->check(CLI::Range(1, 65536))
+      ->option_text("N")
+      ->group("By a server");
+  app.add_option("--concurrency", flags.limits.concurrency, "Calls in flight (default 4)")
+      ->check(CLI::Range(1, 1024))
+      ->option_text("N")
+      ->group("By a server");
+}
+
+}  // namespace
+
+Command DefineEvaluate(CLI::App& root) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* app = root.add_subcommand("evaluate", "Measure what policies cost on labelled data");
+  app->add_option("--model", flags->model,
+                  "A checkpoint's directory, run in this process; with --server a model's name")
+      ->option_text("DIR|NAME")
+      ->required();
+  app->add_option("--sparsity", flags->sparsity,
+                  "A policy to measure, after dense; repeat it for more. With * for a share it is "
+                  "a sweep: spatten:final=*")
+      ->option_text("POLICY")
+      ->allow_extra_args(false);
+  app->add_option("--shares", flags->shares, "What * stands for (default 0.9,0.8,...,0.1)")
+      ->delimiter(',')
+      ->check(CheckShare)
+      ->transform(
+          [](const std::string& text) { return fmt::format("{}", ParseShare(text).value_or(0)); })
+      ->allow_extra_args(false)
+      ->option_text("X,...");
+  app->add_option("--rounds", flags->rounds,
+                  "Passes over the data; each policy's fastest counts (default 1)")
+      ->check(CLI::Range(1, 1000))
+      ->option_text("N");
+  app->add_flag("--json", flags->json, "Print one JSON object a line for each policy");
+  app->add_option("--csv", flags->csv, "Write the table there too")->option_text("FILE");
+  app->add_option("--plot", flags->plot.path, "Draw the curves with gnuplot, as .svg or .png")
+      ->option_text("FILE");
+  app->add_option("--plot-x", flags->plot.x,
+                  fmt::format("Against what: {} (default speedup)", fmt::join(PlotAxes(), ", ")))
+      ->check(CLI::IsMember(PlotAxes()))
+      ->option_text("AXIS");
+  app->add_option("--plot-title", flags->plot.title, "Default: model, data and size")
+      ->option_text("TEXT");
+  app->add_flag("--quiet", flags->quiet, "No progress bar");
+  AddDataFlags(*app, flags->data);
+  AddLocalModelFlags(*app, flags->local);
+  AddServerFlags(*app, *flags);
+  app->footer(
+      "LOSS is in points of the metric against dense, AT MOST its upper 95 % bound; KL and COSINE\n"
+      "are the drift of the output and of the pooled state from dense; the other shares are work\n"
+      "done over dense. docs/quality.md says how to read them, docs/policies.md lists policies.\n"
+      "\n"
+      "Examples:\n"
+      "  thresher evaluate --model models/sst2-mini --data dev.tsv --sparsity spatten:final=0.5\n"
+      "  thresher evaluate --model models/sst2-mini --data dev.tsv --plot curve.svg \\\n"
+      "      --sparsity 'spatten:final=*' --sparsity 'spatten:final=*,importance=random'\n"
+      "  thresher evaluate --server 127.0.0.1:8001 --model sst2-mini --data dev.tsv --json \\\n"
+      "      --sparsity fact:topk=0.25\n");
+  return {app, [flags](std::stop_token stop) {
+            const absl::Status status = Evaluate(*flags, stop);
+            return status.ok() ? kAllAnswered : Fail(status, stop);
+          }};
+}
+
+}  // namespace thresher::cli

@@ -1,0 +1,134 @@
+#include "client/cli/plot.h"
+
+#include <fmt/format.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "backend/sparsity/report.h"
+#include "backend/tensor/status.h"
+
+namespace thresher::cli {
+namespace {
+
+/// A string of gnuplot's that means just its characters; it knows no line end.
+std::string Quoted(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text) {
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    if (c == '\'') out += '\'';
+  }
+  return out + "'";
+}
+
+double Metric(const Quality& quality) {
+  return quality.accuracy ? 100 * *quality.accuracy : quality.spearman.value_or(0);
+}
+
+std::string AxisLabel(std::string_view axis) {
+  if (axis == "speedup") return "speedup over dense";
+  if (axis == "requests_per_second") return "requests/s";
+  return fmt::format("share of {}s kept", axis);
+}
+
+}  // namespace
+
+std::vector<std::string> PlotAxes() {
+  std::vector<std::string> axes = {"speedup", "requests_per_second"};
+  for (const auto& [kind, share] : KeepRatios({})) axes.emplace_back(kind);
+  return axes;
+}
+
+double AxisValue(const PolicyResult& result, std::string_view axis) {
+  if (axis == "requests_per_second") return result.requests_per_second;
+  for (const auto& [kind, share] : KeepRatios(result.work)) {
+    if (kind == axis) return share;
+  }
+  return result.speedup;
+}
+
+absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vector<Series>& series,
+                                       const PlotOptions& options) {
+  const bool svg = options.path.ends_with(".svg");
+  if (!svg && !options.path.ends_with(".png")) {
+    return InvalidArgument("'{}': a plot's name ends in .svg or .png", options.path);
+  }
+  // The drift's axis is logarithmic: it needs one that is not zero.
+  bool drift = false;
+  double low = Metric(dense.quality);
+  double high = low;
+  for (const Series& line : series) {
+    for (const PolicyResult& point : line.points) {
+      drift |= point.quality.kl.value_or(0) > 0;
+      low = std::min(low, Metric(point.quality));
+      high = std::max(high, Metric(point.quality));
+    }
+  }
+  const double margin = std::max(0.1 * (high - low), dense.quality.accuracy ? 0.5 : 0.005);
+  const int height = drift ? 840 : 480;
+  // A fixed name keeps the ids inside an SVG, and so its bytes, the same.
+  std::string script = svg ? fmt::format(
+                                 "set terminal svg size 900,{} font 'sans-serif,14' "
+                                 "background rgb 'white' name 'quality' noenhanced\n",
+                                 height)
+                           : fmt::format(
+                                 "set terminal pngcairo size 900,{} font 'sans,11' "
+                                 "noenhanced\n",
+                                 height);
+  script += fmt::format("set output {}\n", Quoted(options.path));
+  for (size_t i = 0; i < series.size(); ++i) {
+    script += fmt::format("$series{} << EOD\n", i);
+    std::vector<PolicyResult> points = series[i].points;
+    // A curve begins where nothing is left out.
+    if (points.size() > 1) points.insert(points.begin(), dense);
+    for (const PolicyResult& point : points) {
+      const double kl = point.quality.kl.value_or(0);
+      script += fmt::format("{} {} {}\n", AxisValue(point, options.x), Metric(point.quality),
+                            kl > 0 ? fmt::format("{}", kl) : "NaN");
+    }
+    script += "EOD\n";
+  }
+  script +=
+      fmt::format("set multiplot layout {},1 title {}\n", drift ? 2 : 1, Quoted(options.title));
+  const bool falling = options.x != "speedup" && options.x != "requests_per_second";
+  if (falling) script += "set xrange [*:*] reverse\n";
+  script +=
+      fmt::format("set grid\nset key bottom left\nset xlabel {}\n", Quoted(AxisLabel(options.x)));
+  const auto plot = [&](int column, std::string_view label, bool with_dense) {
+    script += fmt::format("set ylabel {}\nplot ", Quoted(label));
+    for (size_t i = 0; i < series.size(); ++i) {
+      script += fmt::format("{}$series{} using 1:{} with linespoints linetype {} title {}",
+                            i == 0 ? "" : ", ", i, column, i + 1, Quoted(series[i].name));
+    }
+    if (with_dense) {
+      script += fmt::format("{}{} with lines dashtype 2 linecolor rgb 'gray' title 'dense'",
+                            series.empty() ? "" : ", ", Metric(dense.quality));
+    }
+    script += "\n";
+  };
+  script += fmt::format("set yrange [{}:{}]\n", low - margin, high + margin);
+  plot(2, dense.quality.accuracy ? "accuracy, %" : "Spearman's correlation", true);
+  if (drift) {
+    script += "set yrange [*:*]\nset logscale y\nset format y '%g'\nset key top left\n";
+    plot(3, "KL from dense, nats", false);
+  }
+  script += "unset multiplot\nunset output\n";
+  return script;
+}
+
+absl::Status Draw(const std::string& script) {
+  if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) {
+    return NotFound("gnuplot, which draws the curves, is not here: install gnuplot-nox");
+  }
+  FILE* gnuplot = popen("exec gnuplot", "w");
+  if (gnuplot == nullptr) return FailedPrecondition("gnuplot can't be started");
+  const bool written = std::fwrite(script.data(), 1, script.size(), gnuplot) == script.size();
+  const int status = pclose(gnuplot);
+  if (!written || status == -1 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return FailedPrecondition("gnuplot failed; what it said stands above");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace thresher::cli

@@ -1,0 +1,44 @@
+// Curves of quality, drawn by gnuplot.
+#ifndef THRESHER_CLIENT_CLI_PLOT_H_
+#define THRESHER_CLIENT_CLI_PLOT_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "backend/evaluation/sweep.h"
+
+namespace thresher::cli {
+
+/// A line through the policies of one sweep; a policy asked for alone is a series of one.
+struct Series {
+  std::string name;
+  std::vector<PolicyResult> points;
+};
+
+struct PlotOptions {
+  std::string path;           // Ends in .svg or .png.
+  std::string x = "speedup";  // Or requests_per_second, or a kind of keep ratio.
+  std::string title;
+};
+
+/// What can be drawn against: "speedup", "requests_per_second", and the kinds of keep ratios.
+std::vector<std::string> PlotAxes();
+
+/// A result's place on that axis.
+double AxisValue(const PolicyResult& result, std::string_view axis);
+
+/// gnuplot's commands: the metric above and, where it was measured, the drift below, both against
+/// the axis. INVALID_ARGUMENT for a path with another ending.
+absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vector<Series>& series,
+                                       const PlotOptions& options);
+
+/// Runs gnuplot. NOT_FOUND, naming the package, if it is not installed; FAILED_PRECONDITION if it
+/// fails, after what it said on standard error.
+absl::Status Draw(const std::string& script);
+
+}  // namespace thresher::cli
+
+#endif  // THRESHER_CLIENT_CLI_PLOT_H_

@@ -1,0 +1,174 @@
+// max_quality_loss, from the profile beside the model to the answer.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "backend/evaluation/fingerprint.h"
+#include "backend/evaluation/profile.h"
+#include "tests/server/server_fixture.h"
+
+namespace thresher {
+namespace {
+
+namespace fs = std::filesystem;
+using inference::ModelInferRequest;
+using inference::ModelInferResponse;
+using ::testing::HasSubstr;
+
+/// Serves sst2-mini as "calibrated", "broken" (its profile can't be read) and "none".
+class QualityTest : public testing::ServerTest {
+ protected:
+  static void SetUpTestSuite() {
+    dir_ = new testing::TempDir;
+    std::vector<v1::ModelConfig> models;
+    for (const char* name : {"calibrated", "broken", "none"}) {
+      fs::create_directories(Directory(name));
+      for (const auto& file : fs::directory_iterator(testing::SourceDir() / "models/sst2-mini")) {
+        fs::create_symlink(file.path(), Directory(name) / file.path().filename());
+      }
+      models.emplace_back().set_name(name);
+      models.back().set_path(Directory(name).string());
+    }
+    v1::SparsityProfile profile;
+    profile.set_precision("f32");
+    profile.set_model_sha256(*FingerprintModel(Directory("calibrated").string()));
+    for (const auto& [bound, policy, speedup] :
+         {std::tuple(0.01, "spatten:final=0.8", 1.1), std::tuple(0.02, "spatten:final=0.4", 1.5)}) {
+      auto* entry = profile.add_entries();
+      entry->set_max_loss(bound);
+      entry->set_loss_upper(bound);
+      entry->set_policy(policy);
+      entry->set_speedup(speedup);
+    }
+    ASSERT_TRUE(WriteProfile(profile, (Directory("calibrated") / kProfileFile).string()).ok());
+    std::ofstream(Directory("broken") / kProfileFile) << "entries { max_loss: 2 }\n";
+
+    RepositoryOptions options;
+    options.device = "reference";
+    options.precision = Precision::kF32;
+    options.warm_up = [](LoadedModel&) { return absl::OkStatus(); };
+    repository_ = new ModelRepository(options, models);
+    const absl::Status loaded = repository_->LoadAll();
+    ASSERT_TRUE(loaded.ok()) << loaded;  // A broken profile takes no model down.
+  }
+  static void TearDownTestSuite() {
+    delete repository_;
+    repository_ = nullptr;
+    delete dir_;
+  }
+
+  static fs::path Directory(const std::string& name) { return dir_->path() / name; }
+
+  /// The policy that ran, or the error.
+  std::string Ran(const std::string& model, double max_quality_loss) {
+    v1::ClassifyRequest request = ClassifyRequest({"a gripping , moving film with a fine cast"});
+    request.mutable_model()->set_name(model);
+    request.mutable_options()->mutable_sparsity()->set_max_quality_loss(max_quality_loss);
+    v1::ClassifyResponse response;
+    const grpc::Status status = Classify(request, &response);
+    if (!status.ok()) {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      return status.error_message();
+    }
+    return response.results(0).info().report().policy();
+  }
+
+  ModelInferRequest Infer() const {
+    ModelInferRequest request;
+    request.set_model_name("calibrated");
+    auto* tensor = request.add_inputs();
+    tensor->set_name("text");
+    tensor->set_datatype("BYTES");
+    tensor->add_shape(1);
+    tensor->mutable_contents()->add_bytes_contents("a gripping , moving film");
+    return request;
+  }
+  std::string Ran(const ModelInferRequest& request) {
+    grpc::ClientContext context;
+    ModelInferResponse response;
+    const grpc::Status status = inference_->ModelInfer(&context, request, &response);
+    if (!status.ok()) {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      return status.error_message();
+    }
+    return response.parameters().at("policy").string_param();
+  }
+
+  static inline testing::TempDir* dir_ = nullptr;
+};
+
+TEST_F(QualityTest, TheBoundChoosesThePolicyAndTheReportNamesIt) {
+  EXPECT_THAT(Ran("calibrated", 0.01), HasSubstr("spatten:final=0.8"));
+  EXPECT_THAT(Ran("calibrated", 0.015), HasSubstr("spatten:final=0.8"));
+  EXPECT_THAT(Ran("calibrated", 0.5), HasSubstr("spatten:final=0.4"));
+}
+
+TEST_F(QualityTest, ABoundThatNothingKeepsRunsDense) {
+  EXPECT_EQ(Ran("calibrated", 0.001), "dense");
+  EXPECT_EQ(Ran("calibrated", 0), "dense");
+}
+
+TEST_F(QualityTest, WithoutAProfileTheCommandToRunIsNamed) {
+  const std::string error = Ran("none", 0.02);
+  EXPECT_THAT(error, HasSubstr("thresher calibrate --model " + Directory("none").string() +
+                               " --data LABELLED.tsv --max-loss 0.02"));
+  EXPECT_THAT(error, HasSubstr("no sparsity_profile.textproto"));
+}
+
+TEST_F(QualityTest, ABrokenProfileSaysWhatIsWrongAndTheModelServes) {
+  EXPECT_THAT(Ran("broken", 0.02), HasSubstr("entry 1: max_loss 2"));
+  v1::ClassifyRequest request = ClassifyRequest({"a film"});
+  request.mutable_model()->set_name("broken");
+  v1::ClassifyResponse response;
+  EXPECT_TRUE(Classify(request, &response).ok());
+}
+
+TEST_F(QualityTest, BoundsThatMakeNoSenseAreRefused) {
+  for (const double bound : {-0.01, 1.01, double{NAN}, double{INFINITY}}) {
+    EXPECT_THAT(Ran("calibrated", bound), HasSubstr("max_quality_loss"));
+  }
+}
+
+TEST_F(QualityTest, OpenInferenceTakesTheBoundInAnyForm) {
+  ModelInferRequest request = Infer();
+  auto& parameter = (*request.mutable_parameters())["max_quality_loss"];
+  parameter.set_double_param(0.02);
+  EXPECT_THAT(Ran(request), HasSubstr("spatten:final=0.4"));
+  parameter.set_string_param("0.01");
+  EXPECT_THAT(Ran(request), HasSubstr("spatten:final=0.8"));
+  parameter.set_int64_param(1);
+  EXPECT_THAT(Ran(request), HasSubstr("spatten:final=0.4"));
+  parameter.set_int64_param(0);
+  EXPECT_EQ(Ran(request), "dense");
+  parameter.set_string_param("little");
+  EXPECT_THAT(Ran(request), HasSubstr("'max_quality_loss' must be a number"));
+}
+
+TEST_F(QualityTest, ABoundAndAPolicyContradictEachOther) {
+  ModelInferRequest request = Infer();
+  (*request.mutable_parameters())["max_quality_loss"].set_double_param(0.02);
+  (*request.mutable_parameters())["sparsity"].set_string_param("dense");
+  const std::string error = Ran(request);
+  EXPECT_THAT(error, HasSubstr("sparsity"));
+  EXPECT_THAT(error, HasSubstr("max_quality_loss"));
+}
+
+TEST_F(QualityTest, MetadataTellsTheBounds) {
+  const auto bounds = [&](const std::string& name) {
+    grpc::ClientContext context;
+    inference::ModelMetadataRequest request;
+    inference::ModelMetadataResponse response;
+    request.set_name(name);
+    EXPECT_TRUE(inference_->ModelMetadata(&context, request, &response).ok());
+    const auto found = response.properties().find("max_quality_loss");
+    return found == response.properties().end() ? "none" : found->second;
+  };
+  EXPECT_EQ(bounds("calibrated"), "0.01, 0.02");
+  EXPECT_EQ(bounds("broken"), "none");
+}
+
+}  // namespace
+}  // namespace thresher
