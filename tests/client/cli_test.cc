@@ -80,9 +80,42 @@ TEST_F(CliTest, JsonHasAllFacts) {
     "report": {"policy": "dense",
       "keep": {"token": 0.0, "head": 1.0, "value": 1.0, "score": 1.0, "qkv_row": 1.0,
                "ffn_full_precision": 1.0},
-      "bytes": {"dense": 0, "done": 0},
+      "bytes": {"dense": 0, "done": 0}, "refetch_share": 0.0,
       "total": {"tokens": {"dense": 5000000000, "done": 0}, "softmax_rows": 0,
                 "refetched_rows": 0}}})"));
+}
+
+TEST_F(CliTest, HelpAndPoliciesListEveryKey) {
+  const Finished help = Run({"classify", "--help"});
+  const Finished policies = RunProcess({THRESHER_BINARY, "policies"});
+  const Finished list = RunProcess({THRESHER_BINARY, "policies", "--json"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_EQ(policies.code, 0) << policies.error;
+  int keys = 0;
+  for (const json& policy : json::parse(list.output)) {
+    for (const json& key : policy["keys"]) {
+      ++keys;
+      const std::string name = key["name"];
+      EXPECT_THAT(help.output, HasSubstr("\n    " + name + " ")) << name;
+      EXPECT_THAT(policies.output, HasSubstr("\n  " + name + " ")) << name;
+      EXPECT_TRUE(key["range"].is_string() && key["source"].is_string()) << name;
+    }
+  }
+  EXPECT_GE(keys, 19);
+  EXPECT_THAT(help.output, HasSubstr("SpAtten III-A"));
+  EXPECT_THAT(help.output, HasSubstr("Examples:"));
+}
+
+TEST_F(CliTest, ExplainAsksForItAndShowsTheReport) {
+  std::atomic<bool> asked = false;
+  server_.on_classify = [&](const v1::ClassifyRequest& request) {
+    asked = request.options().sparsity().explain();
+  };
+  const Finished run = Run({"classify", "abc", "--explain"});
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_TRUE(asked);
+  EXPECT_THAT(run.output, HasSubstr("\n    policy dense\n"));
+  EXPECT_EQ(Run({"classify", "abc", "--explain", "--color", "sometimes"}).code, 2);
 }
 
 TEST_F(CliTest, OneBadTextFailsAlone) {

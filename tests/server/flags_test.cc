@@ -103,6 +103,9 @@ TEST(FlagsTest, EveryPromisedFlagIsTaken) {
                                             "--drain-timeout",
                                             "1.5s",
                                             "--lame-duck=5s",
+                                            "--metrics-attention-every",
+                                            "0",
+                                            "--metrics-per-layer",
                                             "--model-repository",
                                             "models",
                                             "--log-level",
@@ -123,6 +126,8 @@ TEST(FlagsTest, EveryPromisedFlagIsTaken) {
   EXPECT_EQ(config.max_message_bytes(), 4096);
   EXPECT_EQ(ToDuration(config.drain_timeout()), absl::Milliseconds(1500));
   EXPECT_EQ(ToDuration(config.lame_duck()), absl::Seconds(5));
+  EXPECT_TRUE(config.metrics_per_layer());
+  EXPECT_EQ(config.metrics_attention_every(), 0);
   EXPECT_EQ(config.model_repository(), "models");
   EXPECT_EQ(config.log_level(), "debug");
   EXPECT_EQ(config.log_format(), "json");

@@ -193,15 +193,104 @@ TEST_F(MetricsTest, GaugesOfTheServer) {
   EXPECT_THAT(metrics_.Exposition(), Not(HasSubstr("thresher_cpu_quota_cores")));
 }
 
+v1::PruningReport Report(int layers) {
+  v1::PruningReport report;
+  const auto set = [](v1::PruningReport::Amount* amount, int64_t dense, int64_t done) {
+    amount->set_dense(dense);
+    amount->set_done(done);
+  };
+  const auto fill = [&](v1::PruningReport::Work* work, int64_t times) {
+    set(work->mutable_tokens(), 10 * times, 4 * times);
+    set(work->mutable_heads(), 2 * times, 2 * times);
+    set(work->mutable_values(), 200 * times, 20 * times);
+    set(work->mutable_scores(), 200 * times, 100 * times);
+    set(work->mutable_qkv_rows(), 60 * times, 30 * times);
+    set(work->mutable_ffn_full_precision(), 10 * times, 1 * times);
+    set(work->mutable_bytes(), 1000 * times, 250 * times);
+    work->set_softmax_rows(8 * times);
+    work->set_refetched_rows(3 * times);
+  };
+  fill(report.mutable_total(), layers);
+  for (int l = 0; l < layers; ++l) fill(report.add_layers(), 1);
+  return report;
+}
+
+TEST_F(MetricsTest, AReportIsCountedByModelPolicyAndKind) {
+  metrics_.OnReport("m", "spatten", Report(2));
+  v1::PruningReport measured = Report(2);
+  measured.set_attention_entropy(1.5);
+  measured.set_sink_share(0.25);
+  measured.set_sink_heads(0.5);
+  metrics_.OnReport("m", "spatten", measured);
+  metrics_.OnReport("m", "spatten", v1::PruningReport());  // Nothing ran.
+  const std::string text = metrics_.Exposition();
+  const std::string token = R"({kind="token",model="m",policy="spatten"})";
+  EXPECT_EQ(Value(text, "thresher_keep_ratio_count" + token), 2);
+  EXPECT_DOUBLE_EQ(Value(text, "thresher_keep_ratio_sum" + token), 0.8);
+  EXPECT_EQ(Value(text, R"(thresher_keep_ratio_bucket{kind="token",model="m",policy="spatten",)"
+                        R"(le="0.35"})"),
+            0);
+  EXPECT_EQ(Value(text, R"(thresher_keep_ratio_bucket{kind="token",model="m",policy="spatten",)"
+                        R"(le="0.4"})"),
+            2);
+  EXPECT_EQ(Value(text, "thresher_operations_done_total" + token), 16);
+  EXPECT_EQ(Value(text, "thresher_operations_skipped_total" + token), 24);
+  const std::string policy = R"({model="m",policy="spatten"})";
+  EXPECT_EQ(Value(text, "thresher_kv_fetched_bytes_total" + policy), 1000);
+  EXPECT_EQ(Value(text, "thresher_kv_saved_bytes_total" + policy), 3000);
+  EXPECT_EQ(Value(text, "thresher_softmax_rows_total" + policy), 32);
+  EXPECT_EQ(Value(text, "thresher_refetched_rows_total" + policy), 12);
+  EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_count{model="m"})"), 1);
+  EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_sum{model="m"})"), 1.5);
+  EXPECT_EQ(Value(text, R"(thresher_attention_sink_share_sum{model="m"})"), 0.25);
+  EXPECT_EQ(Value(text, R"(thresher_attention_sink_heads_share_sum{model="m"})"), 0.5);
+  EXPECT_THAT(text, Not(HasSubstr("layer=")));
+}
+
+TEST_F(MetricsTest, DenseSeriesOfAServedModelBeginAtZero) {
+  const std::string text = metrics_.Exposition();
+  EXPECT_EQ(Value(text, R"(thresher_keep_ratio_count{kind="value",model="m",policy="dense"})"), 0);
+  EXPECT_EQ(Value(text, R"(thresher_attention_sink_share_count{model="m"})"), 0);
+}
+
+TEST_F(MetricsTest, LayersAreCountedOnlyWhenAskedFor) {
+  Metrics by_layer({.per_layer = true});
+  EXPECT_TRUE(by_layer.NextDetail("m").layers);
+  EXPECT_FALSE(metrics_.NextDetail("m").layers);
+  by_layer.OnReport("m", "fact", Report(3));
+  by_layer.OnReport("m", "fact", Report(3));
+  const std::string text = by_layer.Exposition();
+  EXPECT_EQ(Value(text, R"(thresher_layer_operations_done_total{kind="score",layer="2",model="m",)"
+                        R"(policy="fact"})"),
+            200);
+  EXPECT_EQ(Value(text, R"(thresher_layer_operations_skipped_total{kind="token",layer="0",)"
+                        R"(model="m",policy="fact"})"),
+            12);
+  EXPECT_THAT(text, Not(HasSubstr("layer=\"3\"")));
+}
+
+TEST_F(MetricsTest, TheAttentionIsMeasuredInTheFirstOfEachSoManyOfAModel) {
+  Metrics third({.attention_every = 3});
+  std::vector<bool> measured;
+  for (int i = 0; i < 7; ++i) measured.push_back(third.NextDetail("m").distribution);
+  EXPECT_THAT(measured, ::testing::ElementsAre(true, false, false, true, false, false, true));
+  EXPECT_TRUE(third.NextDetail("other").distribution);
+  Metrics never({.attention_every = 0});
+  EXPECT_FALSE(never.NextDetail("m").distribution);
+}
+
 // The scheduler's own thread observes while others count and scrape.
 TEST_F(MetricsTest, ManyThreadsAtOnce) {
   const auto served = *repository_->Find("m", "");
+  const v1::PruningReport report = Report(1);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
-    threads.emplace_back([&] {
+    threads.emplace_back([&, i] {
       for (int round = 0; round < 200; ++round) {
         metrics_.OnRequest("m", Method::kClassify, absl::OkStatus(), kTimes);
         metrics_.OnBatch(*served->engine, 1, 1, 1, absl::Milliseconds(1));
+        metrics_.NextDetail("m");
+        metrics_.OnReport("m", i % 2 == 0 ? "dense" : "spatten", report);
         if (round % 50 == 0) metrics_.Exposition();
       }
     });
@@ -221,6 +310,7 @@ TEST_F(MetricsTest, PromtoolIsSilent) {
   metrics_.OnRequest("m", Method::kClassify, absl::OkStatus(), kTimes);
   metrics_.OnRequest("m", Method::kAnswer, absl::InvalidArgumentError(""), kTimes);
   metrics_.OnRequest("", Method::kTokenize, absl::NotFoundError(""), kTimes);
+  metrics_.OnReport("m", "spatten+fact", Report(2));
   const std::string input = (dir_.path() / "metrics").string();
   const std::string output = (dir_.path() / "promtool").string();
   std::ofstream(input) << metrics_.Exposition();

@@ -309,6 +309,7 @@ TEST_F(InferOptionsTest, TakesNumbersInAnyForm) {
     set("priority", 3);
     set("timeout", 1500);
     set("truncate", 1);
+    set("explain", 1);
     Parameter("sparsity").set_string_param("dense");
     Parameter("sequence_id").set_int64_param(1);  // Not ours: ignored.
     const auto options = ParseInferOptions(parameters_);
@@ -316,7 +317,12 @@ TEST_F(InferOptionsTest, TakesNumbersInAnyForm) {
     EXPECT_EQ(options->priority, 3);
     EXPECT_EQ(options->timeout, absl::Microseconds(1500));
     EXPECT_TRUE(options->truncate);
+    EXPECT_TRUE(options->explain);
     EXPECT_EQ(options->sparsity, "dense");
+    parameters_.erase("sparsity");
+    set("max_quality_loss", 1);
+    EXPECT_EQ(ParseInferOptions(parameters_)->max_quality_loss, 1.0);
+    parameters_.clear();
   }
 }
 
@@ -340,7 +346,7 @@ TEST_F(InferOptionsTest, RefusesNonsense) {
     EXPECT_EQ(ParseInferOptions(parameters_).status().code(), absl::StatusCode::kInvalidArgument);
     parameters_.clear();
   };
-  for (const char* name : {"priority", "timeout", "truncate"}) {
+  for (const char* name : {"priority", "timeout", "truncate", "explain", "max_quality_loss"}) {
     Parameter(name).set_string_param("soon");
     expect_bad(name);
     Parameter(name);

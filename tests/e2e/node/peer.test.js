@@ -118,6 +118,30 @@ describe('Open Inference', () => {
     }
   });
 
+  test('sparsity goes in and its report comes out as parameters', async () => {
+    const ask = async (parameters) => (await infer({
+      inputs: [texts('a gripping, moving film')],
+      parameters: {sparsity: {string_param: 'spatten:final=0.4,heads=0.5'}, ...parameters},
+    })).parameters;
+    const plain = await ask({});
+    assert.equal(plain.report, undefined);
+    assert.match(plain.policy.string_param, /^spatten:final=0\.4/);
+    for (const kind of ['token', 'head', 'value', 'score', 'qkv_row', 'ffn_full_precision']) {
+      const [dense, done] = ['dense', 'done'].map((part) => +plain[`${kind}_${part}`].int64_param);
+      assert.ok(done < dense, kind);
+      assert.equal(plain[`keep_${kind}`].double_param, done / dense);
+    }
+    assert.ok(+plain.bytes_done.int64_param < +plain.bytes_dense.int64_param);
+    assert.equal(plain.refetch_share.double_param, 0);
+    for (const explain of [{bool_param: true}, {double_param: 1}, {int64_param: 1},
+                           {string_param: 'true'}]) {
+      const [report] = JSON.parse((await ask({explain})).report.string_param);
+      assert.equal(report.layers.length, 6);
+      assert.equal(report.tokens[0].text, '[CLS]');
+      assert.equal(report.tokens[0].layers, 6);
+    }
+  });
+
   test('a stream answers every request by its id, errors included', async () => {
     const stream = server.inference.ModelStreamInfer();
     const answers = new Map();
@@ -213,6 +237,11 @@ describe('bad input gets its status and leaves the server well', () => {
   wrong('empty text', INVALID_ARGUMENT, /empty/, {inputs: [texts('')]});
   wrong('one bad row names itself', INVALID_ARGUMENT, /\b1\b/, {inputs: [texts('fine', '')]});
   wrong('oversized message', RESOURCE_EXHAUSTED, /./, {inputs: [texts('x'.repeat(100_000))]});
+  wrong('ratio out of range', INVALID_ARGUMENT, /keep='1\.5'/,
+        {inputs: [texts('x')], parameters: {sparsity: {string_param: 'spatten:keep=1.5'}}});
+  wrong('a policy beside a bound', INVALID_ARGUMENT, /max_quality_loss/,
+        {inputs: [texts('x')], parameters: {sparsity: {string_param: 'dense'},
+                                            max_quality_loss: {double_param: 0.01}}});
   wrong('unknown sparsity policy', INVALID_ARGUMENT, /no-such/,
         {inputs: [texts('x')], parameters: {sparsity: {string_param: 'no-such'}}});
 
