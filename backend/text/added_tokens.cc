@@ -26,17 +26,9 @@ void AddedTokenFinder::Add(std::string_view pattern, const AddedToken* token) {
 }
 
 const AddedToken* AddedTokenFinder::FindAt(std::string_view text, size_t begin, size_t& end) const {
-  const AddedToken* found = nullptr;
-  uint32_t node = Trie::kRoot;
-  for (size_t i = begin; i < text.size(); ++i) {
-    node = patterns_.Step(node, text[i]);
-    if (node == Trie::kNoNode) break;
-    if (const int32_t number = patterns_.Number(node); number >= 0) {
-      found = tokens_[number];
-      end = i + 1;
-    }
-  }
-  return found;
+  const Trie::Match match = patterns_.LongestPrefix(text.substr(begin));
+  end = begin + match.length;
+  return match.number < 0 ? nullptr : tokens_[match.number];
 }
 
 std::vector<AddedTokenFinder::Segment> AddedTokenFinder::Split(std::string_view text) const {

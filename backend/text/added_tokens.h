@@ -56,6 +56,9 @@ class AddedTokens {
   AddedTokens(AddedTokens&&) = default;
   AddedTokens& operator=(AddedTokens&&) = default;
 
+  /// A token that is special too, but never found in a text.
+  void AddSpecial(int32_t id) { special_.insert(id); }
+
   const AddedTokenFinder& in_original() const { return in_original_; }
   const AddedTokenFinder& in_normalized() const { return in_normalized_; }
   bool IsSpecial(int32_t id) const { return special_.contains(id); }

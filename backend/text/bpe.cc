@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "backend/tensor/status.h"
+#include "backend/text/byte_fallback.h"
 #include "backend/text/byte_level.h"
+#include "backend/text/unicode.h"
 
 namespace thresher::text {
 
@@ -44,9 +46,36 @@ absl::StatusOr<Bpe> Bpe::Create(const Vocabulary& vocabulary,
     }
   }
   model.fuse_unknown_ = options.fuse_unknown;
+  model.unit_ = options.unit;
+  model.bytes_.fill(-1);
   for (int byte = 0; byte < 256; ++byte) {
     const char text[] = {static_cast<char>(byte)};
-    model.bytes_[byte] = vocabulary.Find(SpellBytes({text, 1}));
+    if (options.unit == BpeUnit::kByte) {
+      model.bytes_[byte] = vocabulary.Find(SpellBytes({text, 1}));
+      if (options.byte_fallback && model.bytes_[byte] < 0) {
+        return Unimplemented("byte_fallback for a byte-level vocabulary that lacks byte {} ('{}')",
+                             byte, SpellBytes({text, 1}));
+      }
+    } else if (options.byte_fallback) {
+      model.bytes_[byte] = vocabulary.Find(ByteToken(static_cast<unsigned char>(byte)));
+    }
+  }
+  if (options.unit == BpeUnit::kCharacter) {
+    for (int32_t id = 0; id < vocabulary.size(); ++id) {
+      const std::string_view token = vocabulary.Text(id);
+      size_t end = 0;
+      if (token.empty()) continue;
+      const char32_t character = NextCharacter(token, end);
+      if (end == token.size()) model.characters_.emplace(character, id);
+    }
+  }
+  if (options.ignore_merges) {
+    auto words = std::make_unique<Vocabulary>(vocabulary.size());
+    for (int32_t id = 0; id < vocabulary.size(); ++id) {
+      if (vocabulary.Text(id).empty()) continue;
+      THRESHER_RETURN_IF_ERROR(words->Add(std::string(vocabulary.Text(id)), id));
+    }
+    model.words_ = std::move(words);
   }
   model.merges_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
@@ -74,6 +103,10 @@ void Bpe::Tokenize(std::string_view text, std::span<const Span> words, size_t en
   Workspace workspace;
   for (const Span& word : words) {
     if (pieces.size() - before >= enough) return;
+    if (const int32_t id = FindWord(word.In(text)); id >= 0) {
+      pieces.push_back({id, word});
+      continue;
+    }
     Begin(text, word, workspace);
     MergeAll(workspace);
     for (const Symbol& symbol : workspace.symbols) {
@@ -87,22 +120,47 @@ const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {
   return merge == merges_.end() ? nullptr : &merge->second;
 }
 
+int32_t Bpe::FindWord(std::string_view word) const {
+  if (words_ == nullptr) return -1;
+  return words_->Find(unit_ == BpeUnit::kByte ? SpellBytes(word) : word);
+}
+
 void Bpe::Begin(std::string_view text, Span word, Workspace& workspace) const {
   auto& symbols = workspace.symbols;
   symbols.clear();
-  bool fusing = false;
-  for (int32_t i = word.begin; i < word.end; ++i) {
-    int32_t id = bytes_[static_cast<unsigned char>(text[i])];
-    if (id < 0) {
-      if (fusing) symbols.back().span.end = i + 1;
-      if (fusing || unknown_ < 0) continue;
-      id = unknown_;
-      fusing = fuse_unknown_;
-    } else {
-      fusing = false;
-    }
+  const auto add = [&](int32_t id, Span span) {
     const auto position = static_cast<int32_t>(symbols.size());
-    symbols.push_back({id, {i, i + 1}, position - 1, position + 1, false});
+    symbols.push_back({id, span, position - 1, position + 1, false});
+  };
+  const auto byte_token = [&](int32_t i) { return bytes_[static_cast<unsigned char>(text[i])]; };
+  bool fusing = false;
+  for (Span unit = {word.begin, word.begin}; unit.begin < word.end; unit.begin = unit.end) {
+    int32_t id = -1;
+    if (unit_ == BpeUnit::kByte) {
+      unit.end = unit.begin + 1;
+      id = byte_token(unit.begin);
+    } else {
+      auto end = static_cast<size_t>(unit.begin);
+      const auto character = characters_.find(NextCharacter(text, end));
+      unit.end = static_cast<int32_t>(end);
+      if (character != characters_.end()) id = character->second;
+    }
+    if (id >= 0) {
+      add(id, unit);
+      fusing = false;
+      continue;
+    }
+    bool all_bytes = unit_ == BpeUnit::kCharacter;
+    for (int32_t i = unit.begin; i < unit.end; ++i) all_bytes = all_bytes && byte_token(i) >= 0;
+    if (all_bytes) {
+      for (int32_t i = unit.begin; i < unit.end; ++i) add(byte_token(i), {i, i + 1});
+      fusing = false;
+    } else if (fusing) {
+      symbols.back().span.end = unit.end;
+    } else if (unknown_ >= 0) {
+      add(unknown_, unit);
+      fusing = fuse_unknown_;
+    }
   }
   if (!symbols.empty()) symbols.back().next = -1;
 }

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/text/unicode.h"
+
 namespace thresher::text {
 namespace {
 
@@ -12,24 +14,68 @@ namespace {
 constexpr size_t kLongestPattern = 1024;
 constexpr int64_t kMostTypes = std::numeric_limits<int32_t>::max();
 
-absl::StatusOr<std::unique_ptr<Normalizer>> ParseReplace(const JsonNode& node) {
+// {"String": "..."}
+absl::StatusOr<std::string> ParsePattern(const JsonNode& node) {
   THRESHER_ASSIGN_OR_RETURN(const JsonNode pattern_node, node.Get("pattern"));
   if (!pattern_node.Has("String")) {
     return Unsupported(pattern_node, "a pattern other than {\"String\": ...}");
   }
   THRESHER_ASSIGN_OR_RETURN(const JsonNode string_node, pattern_node.Get("String"));
-  THRESHER_ASSIGN_OR_RETURN(const std::string pattern, string_node.String());
+  THRESHER_ASSIGN_OR_RETURN(std::string pattern, string_node.String());
   if (pattern.empty() || pattern.size() > kLongestPattern) {
     return string_node.Error("the pattern has {} bytes, expected 1 to {}", pattern.size(),
                              kLongestPattern);
   }
+  return pattern;
+}
+
+struct Replacement {
+  std::string pattern;
+  std::string content;
+};
+absl::StatusOr<Replacement> ParseReplace(const JsonNode& node) {
+  Replacement result;
+  THRESHER_ASSIGN_OR_RETURN(result.pattern, ParsePattern(node));
   THRESHER_ASSIGN_OR_RETURN(const JsonNode content_node, node.Get("content"));
-  THRESHER_ASSIGN_OR_RETURN(const std::string content, content_node.String());
-  if (content.size() > kLongestPattern) {
-    return content_node.Error("the content has {} bytes, expected at most {}", content.size(),
-                              kLongestPattern);
+  THRESHER_ASSIGN_OR_RETURN(result.content, content_node.String());
+  if (result.content.size() > kLongestPattern) {
+    return content_node.Error("the content has {} bytes, expected at most {}",
+                              result.content.size(), kLongestPattern);
   }
-  return MakeReplace(pattern, content);
+  return result;
+}
+
+// A string of one character.
+absl::StatusOr<char32_t> ParseCharacter(const JsonNode& node, const char* key,
+                                        std::string_view otherwise) {
+  THRESHER_ASSIGN_OR_RETURN(const std::string text, node.StringOr(key, otherwise));
+  size_t end = 0;
+  const char32_t character = text.empty() ? 0 : NextCharacter(text, end);
+  if (text.empty() || end != text.size()) {
+    return node.Error("{} is '{:.100}', expected one character", key, text);
+  }
+  return character;
+}
+
+// Files before prepend_scheme have add_prefix_space.
+absl::StatusOr<MetaspaceOptions> ParseMetaspace(const JsonNode& node) {
+  using Prepend = MetaspaceOptions::Prepend;
+  MetaspaceOptions options;
+  THRESHER_ASSIGN_OR_RETURN(options.replacement, ParseCharacter(node, "replacement", "\u2581"));
+  THRESHER_ASSIGN_OR_RETURN(options.split, node.BoolOr("split", true));
+  THRESHER_ASSIGN_OR_RETURN(const bool add_prefix, node.BoolOr("add_prefix_space", true));
+  THRESHER_ASSIGN_OR_RETURN(const std::string scheme,
+                            node.StringOr("prepend_scheme", add_prefix ? "always" : "never"));
+  if (scheme == "always") {
+    options.prepend = Prepend::kAlways;
+  } else if (scheme == "first") {
+    options.prepend = Prepend::kFirst;
+  } else if (scheme == "never") {
+    options.prepend = Prepend::kNever;
+  } else {
+    return node.Error("prepend_scheme '{}' is unknown", scheme);
+  }
+  return options;
 }
 
 absl::StatusOr<DelimiterBehavior> ParseBehavior(const JsonNode& node) {
@@ -113,6 +159,41 @@ absl::StatusOr<Template> ParseTemplate(const JsonNode& processor, const char* ke
   return result;
 }
 
+// Null for Fuse, which makes one token of all that come before the steps after it: `fused`. That
+// token never is there as a whole, so only steps that can do without are possible.
+absl::StatusOr<MakeDecodeStep> ParseDecodeStep(const JsonNode& node, bool fused) {
+  THRESHER_ASSIGN_OR_RETURN(const std::string type, ComponentType(node));
+  if (type == "Fuse") return MakeDecodeStep();
+  if (type == "Strip") {
+    StripOptions options = {.whole = fused};
+    THRESHER_ASSIGN_OR_RETURN(options.content, ParseCharacter(node, "content", " "));
+    for (const auto& [key, count] : {std::pair("start", &options.start), {"stop", &options.stop}}) {
+      if (!node.Has(key)) continue;
+      THRESHER_ASSIGN_OR_RETURN(const JsonNode count_node, node.Get(key));
+      THRESHER_ASSIGN_OR_RETURN(const int64_t value, count_node.Integer(0, kLongestPattern));
+      *count = static_cast<int>(value);
+    }
+    return StripStep(options);
+  }
+  if (fused) return Unsupported(node, fmt::format("decoder '{}' after Fuse", type));
+  if (type == "WordPiece") {
+    THRESHER_ASSIGN_OR_RETURN(const std::string prefix, node.StringOr("prefix", "##"));
+    THRESHER_ASSIGN_OR_RETURN(const bool cleanup, node.BoolOr("cleanup", true));
+    return WordPieceStep(prefix, cleanup);
+  }
+  if (type == "ByteLevel") return ByteLevelStep();
+  if (type == "ByteFallback") return ByteFallbackStep();
+  if (type == "Replace") {
+    THRESHER_ASSIGN_OR_RETURN(const Replacement replacement, ParseReplace(node));
+    return ReplaceStep(replacement.pattern, replacement.content);
+  }
+  if (type == "Metaspace") {
+    THRESHER_ASSIGN_OR_RETURN(const MetaspaceOptions options, ParseMetaspace(node));
+    return MetaspaceStep(options.replacement, options.prepend != MetaspaceOptions::Prepend::kNever);
+  }
+  return Unsupported(node, fmt::format("decoder '{}'", type));
+}
+
 // Visits the elements of a Sequence.
 template <typename Visit>
 absl::Status ForEachInSequence(const JsonNode& node, const char* key, Visit visit) {
@@ -178,7 +259,15 @@ absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizer(const JsonNode& node
     THRESHER_ASSIGN_OR_RETURN(const bool right, node.BoolOr("strip_right", true));
     return MakeStrip(left, right);
   }
-  if (type == "Replace") return ParseReplace(node);
+  if (type == "Replace") {
+    THRESHER_ASSIGN_OR_RETURN(const Replacement replacement, ParseReplace(node));
+    return MakeReplace(replacement.pattern, replacement.content);
+  }
+  if (type == "Prepend") {
+    THRESHER_ASSIGN_OR_RETURN(const JsonNode prefix_node, node.Get("prepend"));
+    THRESHER_ASSIGN_OR_RETURN(const std::string prefix, prefix_node.String());
+    return MakePrepend(prefix);
+  }
   if (type == "Sequence") {
     std::vector<std::unique_ptr<Normalizer>> parts;
     THRESHER_RETURN_IF_ERROR(
@@ -204,6 +293,17 @@ absl::StatusOr<PreTokenizing> ParsePreTokenizer(const JsonNode& node) {
   } else if (type == "Punctuation") {
     THRESHER_ASSIGN_OR_RETURN(const DelimiterBehavior behavior, ParseBehavior(node));
     result.splitter = MakePunctuation(behavior);
+  } else if (type == "Digits") {
+    THRESHER_ASSIGN_OR_RETURN(const bool individual, node.BoolOr("individual_digits", false));
+    result.splitter = MakeDigits(individual);
+  } else if (type == "Split") {
+    THRESHER_ASSIGN_OR_RETURN(const std::string pattern, ParsePattern(node));
+    THRESHER_ASSIGN_OR_RETURN(const DelimiterBehavior behavior, ParseBehavior(node));
+    THRESHER_ASSIGN_OR_RETURN(const bool invert, node.BoolOr("invert", false));
+    if (invert) return Unsupported(node, "invert");
+    result.splitter = MakeSplit(pattern, behavior);
+  } else if (type == "Metaspace") {
+    THRESHER_ASSIGN_OR_RETURN(result.metaspace, ParseMetaspace(node));
   } else if (type == "ByteLevel") {
     ByteLevelOptions options;
     THRESHER_ASSIGN_OR_RETURN(options.add_prefix_space, node.BoolOr("add_prefix_space", true));
@@ -213,10 +313,13 @@ absl::StatusOr<PreTokenizing> ParsePreTokenizer(const JsonNode& node) {
     std::vector<std::unique_ptr<PreTokenizer>> parts;
     THRESHER_RETURN_IF_ERROR(
         ForEachInSequence(node, "pretokenizers", [&](const JsonNode& element) -> absl::Status {
-          if (result.byte_level) return Unsupported(element, "a pre-tokenizer after ByteLevel");
+          if (result.byte_level || result.metaspace) {
+            return Unsupported(element, "a pre-tokenizer after ByteLevel or Metaspace");
+          }
           THRESHER_ASSIGN_OR_RETURN(PreTokenizing part, ParsePreTokenizer(element));
           if (part.splitter != nullptr) parts.push_back(std::move(part.splitter));
           result.byte_level = part.byte_level;
+          result.metaspace = part.metaspace;
           return absl::OkStatus();
         }));
     if (!parts.empty()) result.splitter = MakeSequence(std::move(parts));
@@ -268,15 +371,25 @@ absl::StatusOr<PostProcessor> ParsePostProcessor(const JsonNode& node,
   return Unsupported(node, fmt::format("post-processor '{}'", type));
 }
 
-absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoder(const JsonNode& node) {
+absl::StatusOr<Decoder> ParseDecoder(const JsonNode& node) {
   THRESHER_ASSIGN_OR_RETURN(const std::string type, ComponentType(node));
-  if (type == "WordPiece") {
-    THRESHER_ASSIGN_OR_RETURN(const std::string prefix, node.StringOr("prefix", "##"));
-    THRESHER_ASSIGN_OR_RETURN(const bool cleanup, node.BoolOr("cleanup", true));
-    return MakeWordPieceDecoder(prefix, cleanup);
+  if (type != "Sequence") {
+    THRESHER_ASSIGN_OR_RETURN(MakeDecodeStep step, ParseDecodeStep(node, /*fused=*/false));
+    return step == nullptr ? Decoder({}) : Decoder({std::move(step)});
   }
-  if (type == "ByteLevel") return MakeByteLevelDecoder();
-  return Unsupported(node, fmt::format("decoder '{}'", type));
+  std::vector<MakeDecodeStep> steps;
+  bool fused = false;  // Whether all tokens are one from here on.
+  THRESHER_RETURN_IF_ERROR(
+      ForEachInSequence(node, "decoders", [&](const JsonNode& element) -> absl::Status {
+        THRESHER_ASSIGN_OR_RETURN(MakeDecodeStep step, ParseDecodeStep(element, fused));
+        if (step != nullptr) {
+          steps.push_back(std::move(step));
+        } else {
+          fused = true;
+        }
+        return absl::OkStatus();
+      }));
+  return Decoder(std::move(steps));
 }
 
 }  // namespace thresher::text

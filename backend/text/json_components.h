@@ -14,6 +14,7 @@
 #include "backend/text/byte_level.h"
 #include "backend/text/decoder.h"
 #include "backend/text/json_node.h"
+#include "backend/text/metaspace.h"
 #include "backend/text/normalizer.h"
 #include "backend/text/post_processor.h"
 #include "backend/text/pre_tokenizer.h"
@@ -24,8 +25,10 @@ namespace thresher::text {
 absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizer(const JsonNode& node);
 
 struct PreTokenizing {
-  std::unique_ptr<PreTokenizer> splitter;      // Null: none.
-  std::optional<ByteLevelOptions> byte_level;  // After the splitter.
+  std::unique_ptr<PreTokenizer> splitter;  // Null: none.
+  // After the splitter; at most one of the two.
+  std::optional<ByteLevelOptions> byte_level;
+  std::optional<MetaspaceOptions> metaspace;
 };
 absl::StatusOr<PreTokenizing> ParsePreTokenizer(const JsonNode& node);
 
@@ -33,7 +36,7 @@ absl::StatusOr<PreTokenizing> ParsePreTokenizer(const JsonNode& node);
 absl::StatusOr<PostProcessor> ParsePostProcessor(const JsonNode& node,
                                                  const Vocabulary& vocabulary);
 
-absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoder(const JsonNode& node);
+absl::StatusOr<Decoder> ParseDecoder(const JsonNode& node);
 
 /// The content and the flags of an added token; not its id.
 absl::StatusOr<AddedToken> ParseAddedToken(const JsonNode& node);

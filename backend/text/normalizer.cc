@@ -238,6 +238,25 @@ class Replace final : public Normalizer {
   int64_t growth_;
 };
 
+class Prepend final : public Normalizer {
+ public:
+  explicit Prepend(std::string_view prefix)
+      : prefix_(ToCharacters(prefix, 0)), growth_(1 + static_cast<int64_t>(prefix.size())) {}
+
+  void Apply(Characters& characters) const override {
+    if (characters.empty()) return;
+    const Span source = characters.front().source;
+    characters.insert(characters.begin(), prefix_.begin(), prefix_.end());
+    for (size_t i = 0; i < prefix_.size(); ++i) characters[i].source = source;
+  }
+  bool ApplyInPlace(std::string& ascii) const override { return ascii.empty(); }
+  int64_t growth() const override { return growth_; }
+
+ private:
+  Characters prefix_;
+  int64_t growth_;
+};
+
 class Form final : public Normalizer {
  public:
   explicit Form(NormalizationForm form) : form_(form) {}
@@ -300,6 +319,9 @@ std::unique_ptr<Normalizer> MakeStrip(bool left, bool right) {
 }
 std::unique_ptr<Normalizer> MakeReplace(std::string_view pattern, std::string_view content) {
   return std::make_unique<Replace>(pattern, content);
+}
+std::unique_ptr<Normalizer> MakePrepend(std::string_view prefix) {
+  return std::make_unique<Prepend>(prefix);
 }
 std::unique_ptr<Normalizer> MakeNormalizationForm(NormalizationForm form) {
   return std::make_unique<Form>(form);

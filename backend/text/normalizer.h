@@ -47,6 +47,10 @@ std::unique_ptr<Normalizer> MakeStrip(bool left, bool right);
 std::unique_ptr<Normalizer> MakeReplace(std::string_view pattern, std::string_view content);
 
 /// NFC, NFD, NFKC and NFKD.
+/// Puts a text, which is not empty, before every text that is not; it has the source of the first
+/// character.
+std::unique_ptr<Normalizer> MakePrepend(std::string_view prefix);
+
 struct NormalizationForm {
   bool compose = true;
   bool compatible = false;

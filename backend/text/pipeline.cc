@@ -65,15 +65,25 @@ class TextEncoder {
     } else {
       words_.push_back(piece);
     }
-    if (!pipeline_.byte_level) {
-      TokenizeWords(text.text(), words_);
-      for (const auto& [id, span] : pieces_) Emit(id, text.Source(span));
+    if (!pipeline_.byte_level && !pipeline_.metaspace) {
+      EncodeWords(text, words_);
       return;
     }
     for (const Span& word : words_) {
       if (tokens_.size() >= enough_) return;
-      EncodeByteLevel(text, word);
+      if (pipeline_.byte_level) {
+        EncodeByteLevel(text, word);
+      } else {
+        std::vector<Span> parts;
+        const AlignedText spaced = ApplyMetaspace(*pipeline_.metaspace, text, word, parts);
+        EncodeWords(spaced, parts);
+      }
     }
+  }
+
+  void EncodeWords(const AlignedText& text, std::span<const Span> words) {
+    TokenizeWords(text.text(), words);
+    for (const auto& [id, span] : pieces_) Emit(id, text.Source(span));
   }
 
   void EncodeByteLevel(const AlignedText& text, Span word) {
@@ -163,17 +173,19 @@ class PipelineTokenizer final : public Tokenizer {
 
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
                                      bool skip_special) const override {
-    std::vector<std::string_view> tokens;
-    tokens.reserve(ids.size());
+    std::string text;
+    Decoder::Stream stream = pipeline_.decoder.Begin();
     for (size_t i = 0; i < ids.size(); ++i) {
-      if (!pipeline_.vocabulary->Has(ids[i])) {
-        return OutOfRange("token id {} at position {} is not in the vocabulary of {}", ids[i], i,
-                          vocab_size());
+      if (auto status = PushId(ids[i], skip_special, stream, text); !status.ok()) {
+        return Annotate(status, fmt::format("position {}", i));
       }
-      if (skip_special && IsSpecial(ids[i])) continue;
-      tokens.push_back(TokenText(ids[i]));
     }
-    return pipeline_.decoder->Decode(tokens);
+    stream.Finish(text);
+    return text;
+  }
+
+  std::unique_ptr<TextStream> DecodeStream(bool skip_special) const override {
+    return std::make_unique<Stream>(*this, skip_special);
   }
 
   std::string_view TokenText(int32_t id) const override { return pipeline_.vocabulary->Text(id); }
@@ -185,6 +197,40 @@ class PipelineTokenizer final : public Tokenizer {
   int32_t model_max_length() const override { return pipeline_.model_max_length; }
 
  private:
+  class Stream final : public TextStream {
+   public:
+    Stream(const PipelineTokenizer& tokenizer, bool skip_special)
+        : tokenizer_(tokenizer),
+          skip_special_(skip_special),
+          stream_(tokenizer.pipeline_.decoder.Begin()) {}
+
+    absl::StatusOr<std::string> Push(int32_t id) override {
+      std::string text;
+      THRESHER_RETURN_IF_ERROR(tokenizer_.PushId(id, skip_special_, stream_, text));
+      return text;
+    }
+    std::string Finish() override {
+      std::string text;
+      stream_.Finish(text);
+      return text;
+    }
+
+   private:
+    const PipelineTokenizer& tokenizer_;
+    const bool skip_special_;
+    Decoder::Stream stream_;
+  };
+
+  // Appends what the id makes final.
+  absl::Status PushId(int32_t id, bool skip_special, Decoder::Stream& stream,
+                      std::string& text) const {
+    if (!pipeline_.vocabulary->Has(id)) {
+      return OutOfRange("token id {} is not in the vocabulary of {}", id, vocab_size());
+    }
+    if (!skip_special || !IsSpecial(id)) stream.Push(TokenText(id), text);
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<Encoding> EncodeTexts(std::string_view first, std::string_view second,
                                        bool is_pair, const EncodeOptions& options) const {
     const Template& parts = pipeline_.post_processor.For(is_pair);

@@ -10,6 +10,7 @@
 #include "backend/text/added_tokens.h"
 #include "backend/text/byte_level.h"
 #include "backend/text/decoder.h"
+#include "backend/text/metaspace.h"
 #include "backend/text/normalizer.h"
 #include "backend/text/post_processor.h"
 #include "backend/text/pre_tokenizer.h"
@@ -29,10 +30,12 @@ struct Pipeline {
   std::unique_ptr<Normalizer> normalizer;  // Null: none.
   AddedTokens added_tokens;
   std::unique_ptr<PreTokenizer> pre_tokenizer;  // Null: none.
-  std::optional<ByteLevelOptions> byte_level;   // The last step of pre-tokenizing, where present.
+  // The last step of pre-tokenizing, where present: at most one of the two.
+  std::optional<ByteLevelOptions> byte_level;
+  std::optional<MetaspaceOptions> metaspace;
   std::unique_ptr<TokenModel> model;
   PostProcessor post_processor;
-  std::unique_ptr<Decoder> decoder;
+  Decoder decoder{{}};
   int32_t model_max_length = 0;
 };
 

@@ -19,6 +19,21 @@ PostProcessor RobertaPostProcessor(int32_t cls, int32_t sep, bool trim_offsets) 
   return result;
 }
 
+PostProcessor AroundEachText(std::optional<int32_t> before, std::optional<int32_t> after) {
+  const auto around = [&](int sequence, Template& parts) {
+    if (before) parts.push_back({-1, {*before}, sequence});
+    parts.push_back({sequence, {}, sequence});
+    if (after) parts.push_back({-1, {*after}, sequence});
+  };
+  PostProcessor result;
+  result.single.clear();
+  result.pair.clear();
+  around(0, result.single);
+  around(0, result.pair);
+  around(1, result.pair);
+  return result;
+}
+
 int64_t CountSpecial(const Template& parts) {
   int64_t count = 0;
   for (const TemplatePart& part : parts) {

@@ -3,6 +3,7 @@
 #define THRESHER_BACKEND_TEXT_POST_PROCESSOR_H_
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,9 @@ struct PostProcessor {
 PostProcessor BertPostProcessor(int32_t cls, int32_t sep);
 /// <s> A </s> and <s> A </s> </s> B </s>; all have type 0.
 PostProcessor RobertaPostProcessor(int32_t cls, int32_t sep, bool trim_offsets);
+
+/// Each text with `before` before it and `after` after it, where given; the second has type 1.
+PostProcessor AroundEachText(std::optional<int32_t> before, std::optional<int32_t> after);
 
 /// How many special tokens the template adds.
 int64_t CountSpecial(const Template& parts);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "backend/text/unicode.h"
@@ -60,17 +61,23 @@ Kind WordKind(char32_t c) {
 
 Kind SpaceKind(char32_t c) { return IsWhitespace(c) ? Kind::kSpace : Kind::kWord; }
 
-class PunctuationSplitter final : public PreTokenizer {
+// `match(text, i)` says where the delimiter ends that begins at i; i if none does.
+template <typename Match>
+class DelimiterSplitter final : public PreTokenizer {
  public:
-  explicit PunctuationSplitter(DelimiterBehavior behavior) : behavior_(behavior) {}
+  DelimiterSplitter(Match match, DelimiterBehavior behavior)
+      : match_(std::move(match)), behavior_(behavior) {}
 
   void Split(std::string_view text, Span piece, std::vector<Span>& words) const override {
     std::vector<Span> mine;
-    bool previous = false;  // Whether the last character was a delimiter.
+    bool previous = false;  // Whether a delimiter came last.
     bool glue = false;      // Whether the next character belongs to the last word.
-    for (auto i = static_cast<size_t>(piece.begin); i < static_cast<size_t>(piece.end);) {
+    text = text.substr(0, piece.end);
+    for (auto i = static_cast<size_t>(piece.begin); i < text.size();) {
       const auto begin = static_cast<int32_t>(i);
-      const bool delimiter = IsBertPunctuation(NextCharacter(text, i));
+      i = match_(text, i);
+      const bool delimiter = i > static_cast<size_t>(begin);
+      if (!delimiter) NextCharacter(text, i);
       const auto end = static_cast<int32_t>(i);
       if (delimiter) {
         switch (behavior_) {
@@ -114,7 +121,23 @@ class PunctuationSplitter final : public PreTokenizer {
   }
 
  private:
-  DelimiterBehavior behavior_;
+  const Match match_;
+  const DelimiterBehavior behavior_;
+};
+
+template <bool (*is_delimiter)(char32_t)>
+struct CharacterMatch {
+  size_t operator()(std::string_view text, size_t i) const {
+    size_t end = i;
+    return is_delimiter(NextCharacter(text, end)) ? end : i;
+  }
+};
+
+struct StringMatch {
+  std::string pattern;
+  size_t operator()(std::string_view text, size_t i) const {
+    return text.substr(i).starts_with(pattern) ? i + pattern.size() : i;
+  }
 };
 
 class Sequence final : public PreTokenizer {
@@ -147,7 +170,17 @@ std::unique_ptr<PreTokenizer> MakeWhitespaceSplit() {
   return std::make_unique<KindSplitter<SpaceKind, /*each_symbol=*/false>>();
 }
 std::unique_ptr<PreTokenizer> MakePunctuation(DelimiterBehavior behavior) {
-  return std::make_unique<PunctuationSplitter>(behavior);
+  using Match = CharacterMatch<IsBertPunctuation>;
+  return std::make_unique<DelimiterSplitter<Match>>(Match(), behavior);
+}
+std::unique_ptr<PreTokenizer> MakeDigits(bool individual) {
+  using Match = CharacterMatch<IsNumber>;
+  return std::make_unique<DelimiterSplitter<Match>>(
+      Match(), individual ? DelimiterBehavior::kIsolated : DelimiterBehavior::kContiguous);
+}
+std::unique_ptr<PreTokenizer> MakeSplit(std::string_view pattern, DelimiterBehavior behavior) {
+  return std::make_unique<DelimiterSplitter<StringMatch>>(StringMatch{std::string(pattern)},
+                                                          behavior);
 }
 std::unique_ptr<PreTokenizer> MakeSequence(std::vector<std::unique_ptr<PreTokenizer>> parts) {
   return std::make_unique<Sequence>(std::move(parts));

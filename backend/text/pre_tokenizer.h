@@ -26,7 +26,7 @@ std::unique_ptr<PreTokenizer> MakeWhitespace();
 /// Cuts at white space, which is dropped.
 std::unique_ptr<PreTokenizer> MakeWhitespaceSplit();
 
-/// What becomes of a punctuation character: "the-final--cut" gives
+/// What becomes of a delimiter: "the-final--cut" gives
 enum class DelimiterBehavior {
   kRemoved,             // the final cut
   kIsolated,            // the - final - - cut
@@ -34,7 +34,12 @@ enum class DelimiterBehavior {
   kMergedWithNext,      // the -final - -cut
   kContiguous,          // the - final -- cut
 };
+/// Each punctuation character is a delimiter.
 std::unique_ptr<PreTokenizer> MakePunctuation(DelimiterBehavior behavior);
+/// Each number character is a word, or each run of them.
+std::unique_ptr<PreTokenizer> MakeDigits(bool individual);
+/// Each occurrence of the pattern, which is not empty, is a delimiter.
+std::unique_ptr<PreTokenizer> MakeSplit(std::string_view pattern, DelimiterBehavior behavior);
 
 /// Each cuts the words of the one before.
 std::unique_ptr<PreTokenizer> MakeSequence(std::vector<std::unique_ptr<PreTokenizer>> parts);

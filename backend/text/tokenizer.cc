@@ -9,6 +9,7 @@
 
 #include "backend/tensor/status.h"
 #include "backend/text/pipeline.h"
+#include "backend/text/sentencepiece.h"
 #include "backend/text/tokenizer_config.h"
 #include "backend/text/tokenizer_json.h"
 #include "backend/text/vocabulary_files.h"
@@ -70,13 +71,18 @@ absl::StatusOr<text::Pipeline> LoadPipeline(const fs::path& directory) {
   } else {
     THRESHER_RETURN_IF_ERROR(MergeIfPresent(directory / "added_tokens.json",
                                             &TokenizerConfig::MergeAddedTokens, config));
+    THRESHER_ASSIGN_OR_RETURN(const std::optional<File> tokenizer_model,
+                              ReadIfPresent(directory / "tokenizer.model"));
     THRESHER_ASSIGN_OR_RETURN(const std::optional<File> vocab_txt,
                               ReadIfPresent(directory / "vocab.txt"));
     THRESHER_ASSIGN_OR_RETURN(const std::optional<File> vocab_json,
                               ReadIfPresent(directory / "vocab.json"));
     THRESHER_ASSIGN_OR_RETURN(const std::optional<File> merges_txt,
                               ReadIfPresent(directory / "merges.txt"));
-    if (vocab_txt) {
+    if (tokenizer_model) {
+      THRESHER_ASSIGN_OR_RETURN(pipeline, text::ParseSentencePiece(tokenizer_model->contents,
+                                                                   tokenizer_model->path, config));
+    } else if (vocab_txt) {
       THRESHER_ASSIGN_OR_RETURN(pipeline,
                                 text::ParseVocabTxt(vocab_txt->contents, vocab_txt->path, config));
     } else if (vocab_json && merges_txt) {
@@ -85,8 +91,8 @@ absl::StatusOr<text::Pipeline> LoadPipeline(const fs::path& directory) {
                                               merges_txt->contents, merges_txt->path, config));
     } else {
       return NotFound(
-          "{}: no tokenizer: neither tokenizer.json, nor vocab.txt, nor vocab.json "
-          "with merges.txt",
+          "{}: no tokenizer: neither tokenizer.json, nor tokenizer.model, nor vocab.txt, nor "
+          "vocab.json with merges.txt",
           directory.string());
     }
   }

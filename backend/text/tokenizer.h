@@ -1,5 +1,6 @@
-// Text to token ids and back: WordPiece (BERT, DistilBERT) and byte-level BPE (RoBERTa, GPT-2), as
-// Hugging Face's `tokenizers` define them.
+// Text to token ids and back: WordPiece (BERT, DistilBERT), byte-level BPE (RoBERTa, GPT-2, OPT)
+// and BPE with byte fallback (Llama), as Hugging Face's `tokenizers` define them; SentencePiece
+// models.
 //
 // A tokenizer is immutable after Load and safe to use from any number of threads.
 #ifndef THRESHER_BACKEND_TEXT_TOKENIZER_H_
@@ -40,12 +41,27 @@ struct EncodeOptions {
   bool truncate = false;
 };
 
+/// Decodes ids that come one by one, as they are generated: the texts of all pushes and of Finish,
+/// together, are what Decode makes of all ids. To go on from a prompt, push its ids first and drop
+/// their text: whether a token begins with a space depends on what is before it.
+///
+/// A text is final when it comes out, and whole characters; a few at most are held back.
+class TextStream {
+ public:
+  virtual ~TextStream() = default;
+  /// What this id makes final; may be empty. OUT_OF_RANGE for an unknown id, which changes nothing.
+  virtual absl::StatusOr<std::string> Push(int32_t id) = 0;
+  /// What was held back. Nothing may be pushed after it.
+  virtual std::string Finish() = 0;
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Reads `tokenizer.json`, or else `vocab.txt` (WordPiece) or `vocab.json` + `merges.txt`
-  /// (byte-level BPE), with `tokenizer_config.json` and `special_tokens_map.json` where present.
+  /// Reads `tokenizer.json`, or else `tokenizer.model` (SentencePiece), `vocab.txt` (WordPiece) or
+  /// `vocab.json` + `merges.txt` (byte-level BPE), the first that is there, with
+  /// `tokenizer_config.json` and `special_tokens_map.json` where present.
   /// NOT_FOUND when the directory has none of them; INVALID_ARGUMENT with file and place when one
   /// is broken; UNIMPLEMENTED, with its name, for a kind or a component that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
@@ -62,6 +78,9 @@ class Tokenizer {
   /// id.
   virtual absl::StatusOr<std::string> Decode(std::span<const int32_t> ids,
                                              bool skip_special) const = 0;
+
+  /// Decodes one by one. The tokenizer must outlive the stream; a stream belongs to one thread.
+  virtual std::unique_ptr<TextStream> DecodeStream(bool skip_special) const = 0;
 
   /// The vocabulary's own spelling of a token ("##ing", "Ġthe"); empty for an unknown id.
   virtual std::string_view TokenText(int32_t id) const = 0;

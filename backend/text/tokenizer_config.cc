@@ -76,6 +76,11 @@ absl::Status TokenizerConfig::MergeTokenizerConfig(std::string_view contents,
   THRESHER_ASSIGN_OR_RETURN(tokenize_chinese_chars, root.BoolOr("tokenize_chinese_chars", true));
   THRESHER_ASSIGN_OR_RETURN(add_prefix_space, root.BoolOr("add_prefix_space", false));
   THRESHER_ASSIGN_OR_RETURN(trim_offsets, root.BoolOr("trim_offsets", true));
+  for (const auto& [key, flag] :
+       {std::pair("add_bos_token", &add_bos_token), {"add_eos_token", &add_eos_token}}) {
+    if (!root.Has(key)) continue;
+    THRESHER_ASSIGN_OR_RETURN(*flag, root.BoolOr(key, false));
+  }
   if (root.Has("added_tokens_decoder")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode decoder, root.Get("added_tokens_decoder"));
     THRESHER_RETURN_IF_ERROR(decoder.ExpectObject());

@@ -23,6 +23,8 @@ struct TokenizerConfig {
   bool tokenize_chinese_chars = true;
   bool add_prefix_space = false;
   bool trim_offsets = true;
+  std::optional<bool> add_bos_token;
+  std::optional<bool> add_eos_token;
 
   /// By role: "unk_token", "cls_token", ... Their ids are not known here.
   std::map<std::string, AddedToken, std::less<>> special_tokens;

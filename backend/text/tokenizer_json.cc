@@ -97,14 +97,12 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseMerge(const JsonNode& n
 }
 
 absl::StatusOr<std::unique_ptr<TokenModel>> ParseBpe(const JsonNode& node,
-                                                     const Vocabulary& vocabulary) {
-  BpeOptions options;
+                                                     const Vocabulary& vocabulary, BpeUnit unit) {
+  BpeOptions options = {.unit = unit};
   THRESHER_ASSIGN_OR_RETURN(options.unknown_token, node.StringOr("unk_token", ""));
   THRESHER_ASSIGN_OR_RETURN(options.fuse_unknown, node.BoolOr("fuse_unk", false));
-  for (const char* flag : {"byte_fallback", "ignore_merges"}) {
-    THRESHER_ASSIGN_OR_RETURN(const bool set, node.BoolOr(flag, false));
-    if (set) return Unsupported(node, flag);
-  }
+  THRESHER_ASSIGN_OR_RETURN(options.byte_fallback, node.BoolOr("byte_fallback", false));
+  THRESHER_ASSIGN_OR_RETURN(options.ignore_merges, node.BoolOr("ignore_merges", false));
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     THRESHER_ASSIGN_OR_RETURN(const std::string text, node.StringOr(affix, ""));
     if (!text.empty()) return Unsupported(node, affix);
@@ -144,23 +142,25 @@ absl::StatusOr<Pipeline> ParseTokenizerJson(std::string_view contents, std::stri
     return Unsupported(model, fmt::format("model '{}'", model_type));
   }
   Pipeline pipeline;
-  if (root.Has("normalizer")) {
-    THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("normalizer"));
-    THRESHER_ASSIGN_OR_RETURN(pipeline.normalizer, ParseNormalizer(node));
-    if (const int64_t growth = pipeline.normalizer->growth(); growth > kMostGrowth) {
-      return node.Error("may make a text {} times as long, more than {} times", growth,
-                        kMostGrowth);
-    }
-  }
   if (root.Has("pre_tokenizer")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("pre_tokenizer"));
     THRESHER_ASSIGN_OR_RETURN(PreTokenizing parsed, ParsePreTokenizer(node));
     pipeline.pre_tokenizer = std::move(parsed.splitter);
     pipeline.byte_level = parsed.byte_level;
+    pipeline.metaspace = parsed.metaspace;
   }
-  if (pipeline.byte_level.has_value() != (model_type == "BPE")) {
-    return Unsupported(model, pipeline.byte_level ? "a ByteLevel pre-tokenizer before WordPiece"
-                                                  : "BPE without a ByteLevel pre-tokenizer");
+  if (root.Has("normalizer")) {
+    THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("normalizer"));
+    THRESHER_ASSIGN_OR_RETURN(pipeline.normalizer, ParseNormalizer(node));
+    // Metaspace makes three bytes of a space, and puts three before a word.
+    const int64_t growth = pipeline.normalizer->growth() * (pipeline.metaspace ? 4 : 1);
+    if (growth > kMostGrowth) {
+      return node.Error("may make a text {} times as long, more than {} times", growth,
+                        kMostGrowth);
+    }
+  }
+  if (pipeline.byte_level && model_type == "WordPiece") {
+    return Unsupported(model, "a ByteLevel pre-tokenizer before WordPiece");
   }
   const size_t added_tokens = root.Has("added_tokens") ? document["added_tokens"].size() : 0;
   THRESHER_ASSIGN_OR_RETURN(pipeline.vocabulary, ParseVocabulary(model, added_tokens));
@@ -168,7 +168,8 @@ absl::StatusOr<Pipeline> ParseTokenizerJson(std::string_view contents, std::stri
   if (model_type == "WordPiece") {
     THRESHER_ASSIGN_OR_RETURN(pipeline.model, ParseWordPiece(model, *pipeline.vocabulary));
   } else {
-    THRESHER_ASSIGN_OR_RETURN(pipeline.model, ParseBpe(model, *pipeline.vocabulary));
+    const BpeUnit unit = pipeline.byte_level ? BpeUnit::kByte : BpeUnit::kCharacter;
+    THRESHER_ASSIGN_OR_RETURN(pipeline.model, ParseBpe(model, *pipeline.vocabulary, unit));
   }
   if (root.Has("added_tokens")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("added_tokens"));
@@ -181,7 +182,7 @@ absl::StatusOr<Pipeline> ParseTokenizerJson(std::string_view contents, std::stri
     THRESHER_ASSIGN_OR_RETURN(pipeline.post_processor,
                               ParsePostProcessor(node, *pipeline.vocabulary));
   }
-  pipeline.decoder = MakeJoiningDecoder();
+  pipeline.decoder = Decoder({JoinStep()});
   if (root.Has("decoder")) {
     THRESHER_ASSIGN_OR_RETURN(const JsonNode node, root.Get("decoder"));
     THRESHER_ASSIGN_OR_RETURN(pipeline.decoder, ParseDecoder(node));

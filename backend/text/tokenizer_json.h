@@ -12,11 +12,12 @@ namespace thresher::text {
 /// Reads the contents of a tokenizer.json; `name` is what errors call it. INVALID_ARGUMENT with the
 /// place of what is broken; UNIMPLEMENTED with the type of a component that is not supported.
 ///
-/// model: WordPiece, BPE (byte-level). normalizer: BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD,
-/// StripAccents, Strip, Replace (of a string), Sequence. pre_tokenizer: BertPreTokenizer,
-/// ByteLevel, Whitespace, WhitespaceSplit, Punctuation, Sequence. post_processor:
+/// model: WordPiece, BPE (of bytes after ByteLevel, else of characters). normalizer:
+/// BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, StripAccents, Strip, Prepend, Replace (of a
+/// string), Sequence. pre_tokenizer: BertPreTokenizer, ByteLevel, Metaspace, Whitespace,
+/// WhitespaceSplit, Punctuation, Digits, Split (at a string), Sequence. post_processor:
 /// TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, Sequence. decoder: WordPiece,
-/// ByteLevel.
+/// ByteLevel, Metaspace, ByteFallback, Replace (of a string), Fuse, Strip, Sequence.
 ///
 /// `truncation` gives the model_max_length; nothing is cut, and `padding` has no meaning, since
 /// batches are ragged.

@@ -26,6 +26,22 @@ class Trie {
     if (numbers_[node] < 0) numbers_[node] = number;
   }
 
+  struct Match {
+    size_t length = 0;
+    int32_t number = -1;  // None: -1.
+  };
+  /// The longest string of the set that the text begins with.
+  Match LongestPrefix(std::string_view text) const {
+    Match match;
+    uint32_t node = kRoot;
+    for (size_t i = 0; i < text.size(); ++i) {
+      node = Step(node, text[i]);
+      if (node == kNoNode) break;
+      if (numbers_[node] >= 0) match = {i + 1, numbers_[node]};
+    }
+    return match;
+  }
+
   /// Where `byte` leads to from `node`; kNoNode if nowhere.
   uint32_t Step(uint32_t node, char byte) const {
     const auto edge = edges_.find(Edge(node, byte));

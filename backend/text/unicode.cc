@@ -31,18 +31,17 @@ size_t AsciiPrefix(std::string_view text) {
   return i;
 }
 
-struct Sequence {
-  int length;  // Bytes of the valid sequence, or of the longest prefix of one.
-  bool valid;
-};
+}  // namespace
 
-// Looks at the sequence that begins with the non-ASCII byte text[0].
-Sequence Examine(std::string_view text) {
+Utf8Sequence ExamineUtf8(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  using enum Utf8Sequence::Kind;
   const unsigned char lead = byte(0);
   int length;
   unsigned char low = 0x80, high = 0xBF;  // What the second byte may be.
-  if (lead >= 0xC2 && lead <= 0xDF) {
+  if (lead < 0x80) {
+    length = 1;
+  } else if (lead >= 0xC2 && lead <= 0xDF) {
     length = 2;
   } else if (lead >= 0xE0 && lead <= 0xEF) {
     length = 3;
@@ -53,19 +52,16 @@ Sequence Examine(std::string_view text) {
     if (lead == 0xF0) low = 0x90;   // Overlong.
     if (lead == 0xF4) high = 0x8F;  // Past U+10FFFF.
   } else {
-    return {1, false};
+    return {1, kInvalid};
   }
   for (int i = 1; i < length; ++i) {
-    if (static_cast<size_t>(i) >= text.size() || byte(i) < low || byte(i) > high) {
-      return {i, false};
-    }
+    if (static_cast<size_t>(i) >= text.size()) return {i, kIncomplete};
+    if (byte(i) < low || byte(i) > high) return {i, kInvalid};
     low = 0x80;
     high = 0xBF;
   }
-  return {length, true};
+  return {length, kValid};
 }
-
-}  // namespace
 
 std::optional<size_t> FindInvalidUtf8(std::string_view text) {
   size_t i = 0;
@@ -73,8 +69,8 @@ std::optional<size_t> FindInvalidUtf8(std::string_view text) {
     i += AsciiPrefix(text.substr(i));
     // Text in another script has few ASCII runs: stay in the loop until the next one.
     while (i < text.size() && static_cast<unsigned char>(text[i]) >= 0x80) {
-      const Sequence sequence = Examine(text.substr(i));
-      if (!sequence.valid) return i;
+      const Utf8Sequence sequence = ExamineUtf8(text.substr(i));
+      if (sequence.kind != Utf8Sequence::Kind::kValid) return i;
       i += sequence.length;
     }
     if (i == text.size()) return std::nullopt;
@@ -89,8 +85,8 @@ std::string ReplaceInvalidUtf8(std::string_view text) {
       result.push_back(text[i++]);
       continue;
     }
-    const Sequence sequence = Examine(text.substr(i));
-    if (sequence.valid) {
+    const Utf8Sequence sequence = ExamineUtf8(text.substr(i));
+    if (sequence.kind == Utf8Sequence::Kind::kValid) {
       result.append(text, i, sequence.length);
     } else {
       AppendUtf8(kReplacementCharacter, result);

@@ -18,6 +18,18 @@ inline constexpr char32_t kReplacementCharacter = 0xFFFD;
 
 // ---- UTF-8 ----
 
+/// What a text that is not empty begins with.
+struct Utf8Sequence {
+  enum class Kind {
+    kValid,       // A character.
+    kInvalid,     // No character, whatever follows.
+    kIncomplete,  // The text ends within what may become a character.
+  };
+  int length;  // Bytes of the character, or of the longest prefix of one (at least 1).
+  Kind kind;
+};
+Utf8Sequence ExamineUtf8(std::string_view text);
+
 /// The byte offset of the first sequence that is not UTF-8, or nothing if all of it is.
 std::optional<size_t> FindInvalidUtf8(std::string_view text);
 

@@ -9,6 +9,7 @@
 #include "backend/tensor/status.h"
 #include "backend/text/bpe.h"
 #include "backend/text/json_node.h"
+#include "backend/text/special_tokens.h"
 #include "backend/text/unicode.h"
 #include "backend/text/wordpiece.h"
 
@@ -37,13 +38,6 @@ absl::Status ForEachLine(std::string_view contents, std::string_view name, Visit
   return absl::OkStatus();
 }
 
-// A special token's flags and spelling, by its role.
-struct DefaultToken {
-  const char* role;
-  const char* content;
-  bool lstrip = false;
-};
-
 constexpr std::array<DefaultToken, 5> kBertTokens = {{{"unk_token", "[UNK]"},
                                                       {"cls_token", "[CLS]"},
                                                       {"sep_token", "[SEP]"},
@@ -59,66 +53,6 @@ constexpr std::array<DefaultToken, 7> kRobertaTokens = {{{"bos_token", "<s>"},
 constexpr std::array<DefaultToken, 3> kGpt2Tokens = {{{"bos_token", "<|endoftext|>"},
                                                       {"eos_token", "<|endoftext|>"},
                                                       {"unk_token", "<|endoftext|>"}}};
-
-// The config with the defaults for the roles that it leaves open.
-TokenizerConfig WithDefaults(const TokenizerConfig& config, std::span<const DefaultToken> tokens) {
-  TokenizerConfig result = config;
-  for (const DefaultToken& token : tokens) {
-    AddedToken special;
-    special.content = token.content;
-    special.lstrip = token.lstrip;
-    special.special = true;
-    result.special_tokens.try_emplace(token.role, special);
-    // A plain string in the config says nothing of flags; those of the class stay.
-    AddedToken& named = result.special_tokens[token.role];
-    if (named.content == token.content) named.lstrip |= token.lstrip;
-  }
-  return result;
-}
-
-// Puts the config's tokens into the pipeline, once its model is made.
-absl::Status AddTokens(const TokenizerConfig& config, Pipeline& pipeline) {
-  Vocabulary& vocabulary = *pipeline.vocabulary;
-  std::vector<AddedToken> tokens;
-  for (const AddedToken& token : config.added_tokens) {
-    if (vocabulary.Find(token.content) != token.id) {
-      if (auto status = vocabulary.Add(token.content, token.id); !status.ok()) {
-        return Annotate(status, "added tokens");
-      }
-    }
-    tokens.push_back(token);
-  }
-  const auto add_special = [&](AddedToken token) {
-    token.id = vocabulary.Find(token.content);
-    const auto same = [&](const AddedToken& other) { return other.id == token.id; };
-    if (token.id < 0 || std::any_of(tokens.begin(), tokens.end(), same)) return;
-    tokens.push_back(std::move(token));
-  };
-  for (const auto& [role, token] : config.special_tokens) add_special(token);
-  for (const AddedToken& token : config.additional_special_tokens) add_special(token);
-  pipeline.added_tokens = AddedTokens(std::move(tokens), pipeline.normalizer.get());
-  return absl::OkStatus();
-}
-
-absl::StatusOr<int32_t> FindSpecial(const TokenizerConfig& config, const char* role,
-                                    const Vocabulary& vocabulary, std::string_view name) {
-  const std::string& content = config.special_tokens.at(role).content;
-  const int32_t id = vocabulary.Find(content);
-  if (id >= 0) return id;
-  return InvalidArgument("{}: the {} '{}' is not in the vocabulary", name, role, content);
-}
-
-template <size_t n>
-absl::Status CheckClass(const TokenizerConfig& config, std::string_view name,
-                        const std::array<std::string_view, n>& known) {
-  const std::string& type = config.tokenizer_class;
-  if (type.empty() || type == "PreTrainedTokenizer" ||
-      std::find(known.begin(), known.end(), type) != known.end()) {
-    return absl::OkStatus();
-  }
-  return Unimplemented("{}: tokenizer_class '{}' is not supported without a tokenizer.json", name,
-                       type);
-}
 
 absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseMerges(
     std::string_view contents, std::string_view name) {
@@ -167,7 +101,7 @@ absl::StatusOr<Pipeline> ParseVocabTxt(std::string_view contents, std::string_vi
   THRESHER_ASSIGN_OR_RETURN(const int32_t cls, FindSpecial(config, "cls_token", vocabulary, name));
   THRESHER_ASSIGN_OR_RETURN(const int32_t sep, FindSpecial(config, "sep_token", vocabulary, name));
   pipeline.post_processor = BertPostProcessor(cls, sep);
-  pipeline.decoder = MakeWordPieceDecoder("##", /*cleanup=*/true);
+  pipeline.decoder = Decoder({WordPieceStep("##", /*cleanup=*/true)});
   if (auto status = AddTokens(config, pipeline); !status.ok()) return Annotate(status, name);
   return pipeline;
 }
@@ -194,9 +128,10 @@ absl::StatusOr<Pipeline> ParseVocabAndMerges(std::string_view vocab, std::string
     }
   }
   if (vocabulary.size() == 0) return root.Error("the vocabulary is empty");
+  // Only GPT-2's, of which OPT's is one, may or may not have a BOS.
   const bool is_roberta =
       given.tokenizer_class.empty() || given.tokenizer_class == "PreTrainedTokenizer"
-          ? vocabulary.Find("</s>") >= 0
+          ? vocabulary.Find("</s>") >= 0 && !given.add_bos_token
           : given.tokenizer_class != "GPT2Tokenizer";
   const TokenizerConfig config =
       is_roberta ? WithDefaults(given, kRobertaTokens) : WithDefaults(given, kGpt2Tokens);
@@ -211,8 +146,12 @@ absl::StatusOr<Pipeline> ParseVocabAndMerges(std::string_view vocab, std::string
     THRESHER_ASSIGN_OR_RETURN(const int32_t sep,
                               FindSpecial(config, "sep_token", vocabulary, vocab_name));
     pipeline.post_processor = RobertaPostProcessor(cls, sep, config.trim_offsets);
+  } else if (config.add_bos_token.value_or(false)) {
+    THRESHER_ASSIGN_OR_RETURN(const int32_t bos,
+                              FindSpecial(config, "bos_token", vocabulary, vocab_name));
+    pipeline.post_processor = AroundEachText(bos, std::nullopt);
   }
-  pipeline.decoder = MakeByteLevelDecoder();
+  pipeline.decoder = Decoder({ByteLevelStep()});
   if (auto status = AddTokens(config, pipeline); !status.ok()) return Annotate(status, vocab_name);
   return pipeline;
 }

@@ -32,6 +32,15 @@ class FakeTokenizer final : public Tokenizer {
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool) const override {
     return std::string(ids.begin(), ids.end());
   }
+  std::unique_ptr<TextStream> DecodeStream(bool) const override {
+    class Stream final : public TextStream {
+      absl::StatusOr<std::string> Push(int32_t id) override {
+        return std::string(1, static_cast<char>(id));
+      }
+      std::string Finish() override { return ""; }
+    };
+    return std::make_unique<Stream>();
+  }
   std::string_view TokenText(int32_t) const override { return "t"; }
   int32_t TokenId(std::string_view) const override { return -1; }
   bool IsSpecial(int32_t) const override { return false; }

@@ -377,17 +377,23 @@ TEST_F(TokenizerJsonTest, UnsupportedComponentsAreNamed) {
   ExpectUnsupported(bert_, "Sequence within", [](json& d) {
     d["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "Sequence"}}}}};
   });
-  ExpectUnsupported(bert_, "pre-tokenizer 'Metaspace'",
-                    [](json& d) { d["pre_tokenizer"]["type"] = "Metaspace"; });
+  ExpectUnsupported(bert_, "pre-tokenizer 'UnicodeScripts'",
+                    [](json& d) { d["pre_tokenizer"]["type"] = "UnicodeScripts"; });
   ExpectUnsupported(bert_, "ByteLevel", [](json& d) { d["pre_tokenizer"]["type"] = "ByteLevel"; });
   ExpectUnsupported(bert_, "post-processor 'New'",
                     [](json& d) { d["post_processor"]["type"] = "New"; });
   ExpectUnsupported(bert_, "decoder 'CTC'", [](json& d) { d["decoder"]["type"] = "CTC"; });
-  ExpectUnsupported(bpe_, "byte_fallback", [](json& d) { d["model"]["byte_fallback"] = true; });
+  ExpectUnsupported(bpe_, "byte_fallback", [](json& d) {
+    d["model"]["byte_fallback"] = true;
+    d["model"]["vocab"].erase("z");
+  });
+  ExpectUnsupported(bert_, "decoder 'ByteFallback' after Fuse", [](json& d) {
+    d["decoder"] = {{"type", "Sequence"},
+                    {"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}};
+  });
   ExpectUnsupported(bpe_, "dropout", [](json& d) { d["model"]["dropout"] = 0.1; });
   ExpectUnsupported(bpe_, "end_of_word_suffix",
                     [](json& d) { d["model"]["end_of_word_suffix"] = "</w>"; });
-  ExpectUnsupported(bpe_, "ByteLevel", [](json& d) { d.erase("pre_tokenizer"); });
 }
 
 TEST_F(TokenizerJsonTest, ARealFileCutOffAnywhereIsAnError) {
