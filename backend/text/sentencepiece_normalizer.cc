@@ -47,11 +47,13 @@ class SentencePieceNormalizer final : public Normalizer {
       const Prefix prefix = NormalizePrefix(std::string_view(text).substr(byte));
       const size_t begin = i;
       for (const size_t end = byte + prefix.length; byte < end; ++i) NextCharacter(text, byte);
-      const Span source = {characters[begin].source.begin, characters[i - 1].source.end};
+      const Span whole = {characters[begin].source.begin, characters[i - 1].source.end};
       if (prefix.normalized != " ") is_blank = false;
       if (prefix.normalized.empty()) continue;
-      for (size_t k = 0; k < prefix.normalized.size();) {
+      size_t original = begin;  // Of a character that stays what it is.
+      for (size_t k = 0; k < prefix.normalized.size(); ++original) {
         const char32_t c = NextCharacter(prefix.normalized, k);
+        const Span source = prefix.replaced ? whole : characters[original].source;
         if (c == U' ' && after_space) continue;
         if (c != U' ') after_space = false;
         if (result.empty() && dummy_prefix_) {
@@ -79,6 +81,7 @@ class SentencePieceNormalizer final : public Normalizer {
   struct Prefix {
     size_t length;
     std::string_view normalized;
+    bool replaced = false;
   };
 
   // What the beginning of the text becomes.
@@ -89,7 +92,7 @@ class SentencePieceNormalizer final : public Normalizer {
     const auto match = map_.FindLongest(text);
     // A string of the map may end within a character; texts that it could stand for are not UTF-8.
     if (match && (match->length == text.size() || !IsContinuationByte(text[match->length]))) {
-      return {match->length, match->replacement};
+      return {match->length, match->replacement, true};
     }
     size_t length = 0;
     NextCharacter(text, length);

@@ -7,7 +7,8 @@ const {Tokenizer} = require('tokenizers');
 
 const SOURCE = path.join(__dirname, '../../..');
 const TOKENIZERS = [
-  'models/sst2-mini', 'tests/text/golden/byte_level', 'tests/text/golden/added_tokens'];
+  'models/sst2-mini', 'tests/text/golden/byte_level', 'tests/text/golden/added_tokens',
+  'tests/text/golden/byte_fallback', 'tests/text/golden/metaspace'];
 const FRAGMENTS = [
   'hello', 'World', 'the', "isn't", "we'll", "they're", "I've", "'s", 'unaffable', 'film', 'gripping',
   'caf\u00e9', 'cafe\u0301', 'CAF\u00c9', 'Cafe\u0301', 'na\u00efve', '\u4e2d\u6587', '\ud55c\uad6d\uc5b4',

@@ -36,30 +36,36 @@ def write(name, **parts):
         f.write("\n")
 
 
-def byte_level():
-    spelling = byte_spelling()
-    words = collections.Counter(
-        tuple(spelling[b] for b in w.encode()) for w in re.findall(r" ?\w+| ?[^\w\s]+|\s+", TEXT))
+def learn(words, count):
+    """The first merges of BPE for words, which are tuples of tokens with their number."""
     merges = []
-    while len(merges) < 120:
+    while len(merges) < count:
         pairs = collections.Counter()
-        for word, count in words.items():
+        for word, times in words.items():
             for pair in zip(word, word[1:]):
-                pairs[pair] += count
+                pairs[pair] += times
         if not pairs:
             break
         best = min(pairs, key=lambda p: (-pairs[p], p))
         merges.append(best)
         fresh = collections.Counter()
-        for word, count in words.items():
+        for word, times in words.items():
             out = []
             for token in word:
                 if out and (out[-1], token) == best:
                     out[-1] += token
                 else:
                     out.append(token)
-            fresh[tuple(out)] += count
+            fresh[tuple(out)] += times
         words = fresh
+    return merges
+
+
+def byte_level():
+    spelling = byte_spelling()
+    words = collections.Counter(
+        tuple(spelling[b] for b in w.encode()) for w in re.findall(r" ?\w+| ?[^\w\s]+|\s+", TEXT))
+    merges = learn(words, 120)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *(spelling[b] for b in range(256)),
               *dict.fromkeys(a + b for a, b in merges), "<mask>"]
     vocab = {t: i for i, t in enumerate(tokens)}
@@ -110,5 +116,62 @@ def added_tokens():
                      max_input_chars_per_word=20, vocab=vocab))
 
 
-byte_level()
-added_tokens()
+def characters(specials, count):
+    """A vocabulary of the text's characters, with what they are merged to; a space is U+2581."""
+    words = collections.Counter(
+        tuple(w) for w in re.findall(r"\u2581?[^\u2581]+", "\u2581" + TEXT.replace(" ", "\u2581")))
+    merges = learn(words, count)
+    tokens = [*specials, *sorted(set("\u2581" + TEXT.replace(" ", "\u2581"))),
+              *dict.fromkeys(a + b for a, b in merges)]
+    return {t: i for i, t in enumerate(tokens)}, [f"{a} {b}" for a, b in merges]
+
+
+def byte_fallback():
+    """As the Llama family has it."""
+    vocab, merges = characters(["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))], 150)
+    write("byte_fallback",
+          added_tokens=[added(vocab[t], t) for t in ("<unk>", "<s>", "</s>")],
+          normalizer=dict(type="Sequence", normalizers=[
+              dict(type="Prepend", prepend="\u2581"),
+              dict(type="Replace", pattern=dict(String=" "), content="\u2581")]),
+          pre_tokenizer=None,
+          post_processor=dict(
+              type="TemplateProcessing",
+              single=[dict(SpecialToken=dict(id="<s>", type_id=0)),
+                      dict(Sequence=dict(id="A", type_id=0))],
+              pair=[dict(SpecialToken=dict(id="<s>", type_id=0)),
+                    dict(Sequence=dict(id="A", type_id=0)),
+                    dict(SpecialToken=dict(id="<s>", type_id=1)),
+                    dict(Sequence=dict(id="B", type_id=1))],
+              special_tokens={"<s>": dict(id="<s>", ids=[1], tokens=["<s>"])}),
+          decoder=dict(type="Sequence", decoders=[
+              dict(type="Replace", pattern=dict(String="\u2581"), content=" "),
+              dict(type="ByteFallback"), dict(type="Fuse"),
+              dict(type="Strip", content=" ", start=1, stop=0)]),
+          model=dict(type="BPE", dropout=None, unk_token="<unk>", continuing_subword_prefix=None,
+                     end_of_word_suffix=None, fuse_unk=True, byte_fallback=True, vocab=vocab,
+                     merges=merges))
+
+
+def metaspace():
+    vocab, merges = characters(["<unk>"], 100)
+    write("metaspace",
+          added_tokens=[added(0, "<unk>"),
+                        added(len(vocab), "[MASK]", special=False, normalized=True)],
+          normalizer=dict(type="NFC"),
+          pre_tokenizer=dict(type="Sequence", pretokenizers=[
+              dict(type="Digits", individual_digits=True),
+              dict(type="Split", pattern=dict(String="th"), behavior="MergedWithPrevious",
+                   invert=False),
+              dict(type="Metaspace", replacement="\u2581", add_prefix_space=True)]),
+          post_processor=None,
+          decoder=dict(type="Metaspace", replacement="\u2581", add_prefix_space=True),
+          model=dict(type="BPE", dropout=None, unk_token="<unk>", continuing_subword_prefix=None,
+                     end_of_word_suffix=None, fuse_unk=False, vocab=vocab, merges=merges))
+
+
+if __name__ == "__main__":
+    byte_level()
+    added_tokens()
+    byte_fallback()
+    metaspace()
