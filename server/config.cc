@@ -70,7 +70,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_message_bytes(16 << 20);
   config.set_log_level("info");
   config.set_log_format("text");
-  config.set_metrics_attention_every(1000);
+  config.set_metrics_attention_every(100);
   config.set_metrics_per_layer(false);
   return config;
 }

@@ -32,7 +32,7 @@ struct RequestTimes {
 struct MetricsOptions {
   /// The attention is measured in a model's first sequence and in each so many after it; 0: never
   /// for the sake of metrics.
-  int32_t attention_every = 1000;
+  int32_t attention_every = 100;
   bool per_layer = false;  // Counters of work by layer.
 };
 
