@@ -1,14 +1,17 @@
 // Tokenizer files of any bytes: loading ends with a Status or with a tokenizer that works.
 //
-// The first byte says what the rest is: tokenizer.json, vocab.txt, vocab.txt with a config, or
-// vocab.json with merges.txt (parted by the first zero byte).
+// The first byte says what the rest is: tokenizer.json, vocab.txt, vocab.txt with a config,
+// vocab.json with merges.txt (parted by the first zero byte), or tokenizer.model.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "backend/text/pipeline.h"
+#include "backend/text/sentencepiece.h"
 #include "backend/text/tokenizer_config.h"
 #include "backend/text/tokenizer_json.h"
 #include "backend/text/vocabulary_files.h"
@@ -38,6 +41,8 @@ absl::StatusOr<Pipeline> Parse(char kind, std::string_view input) {
       const auto [vocab, merges] = PartAtZero(input);
       return ParseVocabAndMerges(vocab, "vocab.json", merges, "merges.txt", config);
     }
+    case 's':
+      return ParseSentencePiece(input, "tokenizer.model", config);
     default:
       return thresher::text::ParseTokenizerJson(input, "tokenizer.json");
   }
@@ -54,11 +59,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   const auto tokenizer = MakeTokenizer(*std::move(pipeline));
-  const auto encoding = tokenizer->EncodePair("Some text, h\u00e9 \u4e2d ab", "[MASK] ab", {});
+  const auto encoding =
+      tokenizer->EncodePair("Some text, h\u00e9 \u4e2d ab", "[MASK]  ab \u2581<s>1\n", {});
   if (!encoding.ok()) return 0;
+  std::vector<int32_t> ids;
+  std::string streamed;
+  const auto stream = tokenizer->DecodeStream(false);
   for (const auto& token : encoding->tokens) {
-    const int32_t id = token.id;
-    if (!tokenizer->Decode({&id, 1}, false).ok()) std::abort();
+    ids.push_back(token.id);
+    const auto text = stream->Push(token.id);
+    if (!text.ok()) std::abort();
+    streamed += *text;
   }
+  streamed += stream->Finish();
+  const auto decoded = tokenizer->Decode(ids, false);
+  if (!decoded.ok() || *decoded != streamed) std::abort();
   return 0;
 }

@@ -129,6 +129,29 @@ TEST(GoldenTest, LlamaSentencePieceVectors) {
   EXPECT_EQ(Ids(*tokenizer->Encode("Hello", {})), (std::vector<int32_t>{1, 15043}));
 }
 
+// What the reference implementation gives for this tokenizer: BPE of characters that lacks most
+// bytes, without a pre-tokenizer.
+TEST(GoldenTest, TinyStories656k) {
+  const fs::path directory = SharedPath("models/tinystories-656k");
+  THRESHER_REQUIRE_SHARED(directory);
+  const auto tokenizer = LoadOrDie(directory);
+  using Vector = std::vector<int32_t>;
+  const std::pair<const char*, Vector> cases[] = {
+      {"Once upon a time, there was a little girl named Lily.",
+       {1, 80, 147, 201, 282, 215, 286, 598, 629, 10}},
+      {"She said: \"Hello <|end_story|> café 中!\"  two  spaces\n",
+       {1, 80, 892, 174, 1608, 5,    1288, 67,  2,  80,   295, 58,
+        0, 80, 0,   300, 80,   1209, 80,   415, 53, 1499, 3}},
+      {" x", {1, 80, 80, 76}}};
+  for (const auto& [text, ids] : cases) {
+    EXPECT_EQ(Ids(*tokenizer->Encode(text, {})), ids) << text;
+  }
+  EXPECT_EQ(*tokenizer->Decode(cases[0].second, /*skip_special=*/true), cases[0].first);
+  EXPECT_EQ(*tokenizer->Decode(cases[1].second, /*skip_special=*/true),
+            "She said: \"Hello caf !\"  two  spaces\n");
+  EXPECT_EQ(*tokenizer->Decode(cases[2].second, /*skip_special=*/true), " x");
+}
+
 // tokenizer.json and vocab.txt are two ways to say the same.
 void ExpectSameTokens(const fs::path& tokenizer_json, const fs::path& vocab_txt) {
   const auto a = LoadOrDie(tokenizer_json);

@@ -154,6 +154,20 @@ TEST_F(LoadTest, VocabAndMergesAreRobertaOrGpt2) {
   EXPECT_THAT(Ids(*Load()->Encode("ab", {})), ElementsAre(' ', 256));
 }
 
+TEST_F(LoadTest, AConfigThatTellsOfBosIsLikeGpt2s) {
+  json vocab = SmallBpe({{"a", "b"}})["model"]["vocab"];
+  vocab["</s>"] = 257;
+  Write("vocab.json", vocab.dump());
+  Write("merges.txt", "#version: 0.2\na b\n");
+  Write("tokenizer_config.json",
+        R"({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "bos_token": "</s>"})");
+  EXPECT_THAT(Ids(*Load()->EncodePair("ab", "a", {})), ElementsAre(257, 256, 257, 'a'));
+  Write("tokenizer_config.json", R"({"add_bos_token": false, "bos_token": "</s>"})");
+  EXPECT_THAT(Ids(*Load()->Encode("ab", {})), ElementsAre(256));
+  Write("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<none>"})");
+  ExpectInvalid("vocab.json", "'<none>'");
+}
+
 TEST_F(LoadTest, BrokenVocabAndMerges) {
   Write("vocab.json", R"({"a": 0, "b": 1, "ab": 2})");
   const std::pair<const char*, const char*> kMerges[] = {
@@ -394,6 +408,65 @@ TEST_F(TokenizerJsonTest, UnsupportedComponentsAreNamed) {
   ExpectUnsupported(bpe_, "dropout", [](json& d) { d["model"]["dropout"] = 0.1; });
   ExpectUnsupported(bpe_, "end_of_word_suffix",
                     [](json& d) { d["model"]["end_of_word_suffix"] = "</w>"; });
+}
+
+// The published spellings of Metaspace: with add_prefix_space, with prepend_scheme, without a cut.
+TEST_F(TokenizerJsonTest, MetaspaceInItsVariants) {
+  json vocab = {{"<unk>", 0}, {"\u2581", 1}, {"a", 2}, {"\u2581a", 3}, {"a\u2581a", 4}, {"<s>", 5}};
+  const json document = {{"added_tokens", {{{"content", "<s>"}, {"id", 5}, {"special", true}}}},
+                         {"model",
+                          {{"type", "BPE"},
+                           {"unk_token", "<unk>"},
+                           {"vocab", vocab},
+                           {"merges", {"a \u2581a", "\u2581 a"}}}}};
+  const auto with = [&](json flags) {
+    flags["type"] = "Metaspace";
+    flags["replacement"] = "\u2581";
+    Change(document, [&](json& d) {
+      d["pre_tokenizer"] = flags;
+      d["decoder"] = flags;
+    });
+    return Load();
+  };
+  EXPECT_THAT(PlainIds(*with({}), "a a"), ElementsAre(3, 3));
+  EXPECT_THAT(PlainIds(*with({{"add_prefix_space", false}}), "a a"), ElementsAre(2, 3));
+  EXPECT_THAT(PlainIds(*with({{"prepend_scheme", "never"}}), "a a"), ElementsAre(2, 3));
+  EXPECT_THAT(PlainIds(*with({{"prepend_scheme", "never"}, {"split", false}}), "a a"),
+              ElementsAre(4));
+  EXPECT_THAT(PlainIds(*with({{"prepend_scheme", "always"}}), "a<s>a"), ElementsAre(3, 5, 3));
+  EXPECT_THAT(PlainIds(*with({{"prepend_scheme", "first"}}), "a<s>a"), ElementsAre(3, 5, 2));
+  EXPECT_THAT(PlainIds(*with({}), " a  a\u2581"), ElementsAre(3, 1, 3, 1));
+  EXPECT_THAT(Covered(*with({}), "a  a"), ElementsAre("a", " ", " a"));
+  const std::vector<int32_t> ids = {3, 3};
+  EXPECT_EQ(*with({})->Decode(ids, true), "a a");
+  EXPECT_EQ(*with({{"prepend_scheme", "never"}})->Decode(ids, true), " a a");
+  Change(document, [](json& d) {
+    d["pre_tokenizer"] = {{"type", "Metaspace"}, {"prepend_scheme", "last"}};
+  });
+  ExpectInvalid("pre_tokenizer", "'last'");
+  Change(document, [](json& d) {
+    d["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "__"}};
+  });
+  ExpectInvalid("pre_tokenizer", "replacement");
+  Change(document, [](json& d) {
+    d["pre_tokenizer"] = {{"type", "Metaspace"}};
+    d["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(20, 'x')}};
+  });
+  ExpectInvalid("normalizer", "times as long");
+}
+
+TEST_F(TokenizerJsonTest, BrokenDecoders) {
+  const auto sequence = [](json decoder) {
+    return [decoder](json& d) {
+      d["decoder"] = {{"type", "Sequence"}, {"decoders", json::array({decoder})}};
+    };
+  };
+  ExpectBroken(bpe_, "decoder: 'decoders'", [](json& d) { d["decoder"] = {{"type", "Sequence"}}; });
+  ExpectBroken(bpe_, "decoder.decoders[0].start",
+               sequence({{"type", "Strip"}, {"content", " "}, {"start", -1}}));
+  ExpectBroken(bpe_, "content is '  '", sequence({{"type", "Strip"}, {"content", "  "}}));
+  ExpectBroken(bpe_, "decoder.decoders[0].pattern.String",
+               sequence({{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", ""}}));
 }
 
 TEST_F(TokenizerJsonTest, ARealFileCutOffAnywhereIsAnError) {

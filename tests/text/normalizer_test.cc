@@ -108,6 +108,15 @@ TEST(NormalizerTest, SmallOnes) {
   EXPECT_EQ(Normalize(*MakeSequence(std::move(parts)), "Éa"), "ea");
 }
 
+TEST(NormalizerTest, PrependHasTheSourceOfTheFirstCharacter) {
+  const auto prepend = MakePrepend("\u2581");
+  EXPECT_EQ(Normalize(*prepend, ""), "");
+  const AlignedText text = prepend->Normalize("\u00e9a", 7);
+  EXPECT_EQ(text.text(), "\u2581\u00e9a");
+  EXPECT_EQ(text.Source({0, 3}), (Span{7, 9}));
+  EXPECT_EQ(text.Source({0, 6}), (Span{7, 10}));
+}
+
 TEST(NormalizerTest, NoCharacterGrowsMoreThanToldBeforehand) {
   std::vector<std::unique_ptr<Normalizer>> normalizers;
   normalizers.push_back(MakeBertNormalizer({.strip_accents = false}));

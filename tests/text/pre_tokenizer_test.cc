@@ -54,6 +54,16 @@ TEST(PreTokenizerTest, PunctuationBehaviors) {
   EXPECT_THAT(split(DelimiterBehavior::kContiguous), ElementsAre("the", "-", "final", "--", "cut"));
 }
 
+TEST(PreTokenizerTest, DigitsAndStrings) {
+  EXPECT_THAT(Split(*MakeDigits(/*individual=*/true), "a12½b"),
+              ElementsAre("a", "1", "2", "½", "b"));
+  EXPECT_THAT(Split(*MakeDigits(/*individual=*/false), "a12½b"), ElementsAre("a", "12½", "b"));
+  EXPECT_THAT(Split(*MakeSplit(" ", DelimiterBehavior::kMergedWithPrevious), " a  b"),
+              ElementsAre(" ", "a ", " ", "b"));
+  EXPECT_THAT(Split(*MakeSplit("aa", DelimiterBehavior::kIsolated), "éaaab"),
+              ElementsAre("é", "aa", "ab"));
+}
+
 TEST(PreTokenizerTest, SequenceCutsTheWordsOfTheOneBefore) {
   std::vector<std::unique_ptr<PreTokenizer>> parts;
   parts.push_back(MakeWhitespaceSplit());

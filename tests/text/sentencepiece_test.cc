@@ -1,10 +1,10 @@
 // SentencePiece models: what its own programs make of texts, the rules of each part, damaged files.
-#include "backend/tensor/status.h"
 #include "backend/text/sentencepiece.h"
 
 #include <bit>
 #include <limits>
 
+#include "backend/tensor/status.h"
 #include "backend/text/sentencepiece_normalizer.h"
 #include "tests/testing/paths.h"
 #include "tests/text/tokenizer_testing.h"
@@ -113,7 +113,8 @@ TEST(SentencePieceTest, SpansAreThoseOfTheOriginalText) {
       FromModel(kSpecials + PieceOf("\u2581a", -1) + PieceOf("\u2581", -2) + PieceOf("a", -3) +
                 Specs({.dummy_prefix = true, .remove_extra = true}));
   EXPECT_THAT(PlainIds(*tokenizer, "  a   a\u00e9\u00e9 "), ElementsAre(3, 3, 0));
-  EXPECT_THAT(Covered(*tokenizer, "  a   a\u00e9\u00e9 "), ElementsAre("a", "   a", "\u00e9\u00e9"));
+  EXPECT_THAT(Covered(*tokenizer, "  a   a\u00e9\u00e9 "),
+              ElementsAre("a", "   a", "\u00e9\u00e9"));
 }
 
 TEST(SentencePieceTest, ByteFallbackIsLossless) {

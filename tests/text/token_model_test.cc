@@ -111,6 +111,48 @@ TEST(BpeTest, BytesOutsideTheVocabulary) {
               ElementsAre("a", "<unk>", "a"));
 }
 
+TEST(BpeTest, CharactersMergeLikeBytes) {
+  const Vocabulary vocabulary = MakeVocabulary({"é", "中", "é中", "x"});
+  const auto model = Bpe::Create(vocabulary, Merges{{"é", "中"}}, {.unit = BpeUnit::kCharacter});
+  EXPECT_THAT(Tokenize(*model, vocabulary, "é中xè中"), ElementsAre("é中", "x", "中"));
+}
+
+TEST(BpeTest, ByteFallbackSpellsWhatIsNoTokenIfAllItsBytesAreTokens) {
+  const Vocabulary vocabulary = MakeVocabulary({"a", "<unk>", "<0xC3>", "<0xA9>", "<0xE4>"});
+  const auto model = Bpe::Create(vocabulary, Merges{},
+                                 {.unit = BpeUnit::kCharacter,
+                                  .unknown_token = "<unk>",
+                                  .fuse_unknown = true,
+                                  .byte_fallback = true});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(Tokenize(*model, vocabulary, "aé中中éa"),
+              ElementsAre("a", "<0xC3>", "<0xA9>", "<unk>", "<0xC3>", "<0xA9>", "a"));
+  std::vector<Piece> pieces;
+  const Span word = {1, 6};
+  model->Tokenize("aé中a", {&word, 1}, 100, pieces);
+  ASSERT_EQ(pieces.size(), 3u);
+  EXPECT_EQ(pieces[0].span, (Span{1, 2}));
+  EXPECT_EQ(pieces[2].span, (Span{3, 6}));
+}
+
+TEST(BpeTest, ByteFallbackOfBytesNeedsThemAll) {
+  const auto model =
+      Bpe::Create(MakeVocabulary({"a", "b"}), Merges{}, {.byte_fallback = true}).status();
+  EXPECT_EQ(model.code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(BpeTest, IgnoreMergesTakesAWordThatIsAToken) {
+  const Vocabulary vocabulary = MakeVocabulary({"a", "b", "c", "bc", "abc", "Ġ", "Ġa"});
+  for (const bool ignore : {false, true}) {
+    const auto model = Bpe::Create(vocabulary, Merges{{"b", "c"}}, {.ignore_merges = ignore});
+    ASSERT_TRUE(model.ok()) << model.status();
+    using Tokens = std::vector<std::string>;
+    EXPECT_EQ(Tokenize(*model, vocabulary, "abc"), ignore ? Tokens{"abc"} : Tokens({"a", "bc"}));
+    EXPECT_EQ(Tokenize(*model, vocabulary, " a"), ignore ? Tokens{"Ġa"} : Tokens({"Ġ", "a"}));
+    EXPECT_EQ(Tokenize(*model, vocabulary, "abca"), Tokens({"a", "bc", "a"}));
+  }
+}
+
 TEST(BpeTest, AMergeOfUnknownTokensIsAnError) {
   const Vocabulary vocabulary = MakeVocabulary({"a", "b", "ab"});
   for (const Merges& merges : {Merges{{"a", "b"}, {"x", "b"}}, Merges{{"a", "b"}, {"a", "x"}},
