@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "backend/sparsity/report.h"
@@ -55,6 +56,19 @@ std::vector<Piece> Pieces(std::string_view first, std::string_view second,
   return pieces;
 }
 
+/// Neighbours within a word that went together are one.
+std::vector<Piece> JoinFates(std::vector<Piece> pieces) {
+  std::vector<Piece> joined;
+  for (Piece& piece : pieces) {
+    if (!joined.empty() && piece.gap.empty() && piece.layers == joined.back().layers) {
+      joined.back().text += piece.text;
+    } else {
+      joined.push_back(std::move(piece));
+    }
+  }
+  return joined;
+}
+
 std::string Subscript(int number) {
   static constexpr const char* kDigits[] = {"₀", "₁", "₂", "₃", "₄", "₅", "₆", "₇", "₈", "₉"};
   std::string out;
@@ -99,12 +113,10 @@ std::string Sentence(std::string_view first, std::string_view second, const v1::
   const Painter paint(layers, color);
   std::string out;
   bool dropped = false;
-  bool begin = true;  // No blanks there.
-  for (const Piece& piece : Pieces(first, second, info)) {
+  for (const Piece& piece : JoinFates(Pieces(first, second, info))) {
     std::string gap = piece.gap;
-    if (begin) gap.erase(0, gap.find_first_not_of(' '));
+    if (out.empty()) gap.erase(0, gap.find_first_not_of(' '));
     out += gap + paint(piece.text, piece.layers);
-    begin = false;
     dropped |= piece.layers < layers;
   }
   if (info.truncated()) out += Unicode() ? " …" : " ...";

@@ -74,6 +74,12 @@ TEST(ExplainText, PiecesOfOneCharacterShowItOnce) {
   EXPECT_EQ(FirstLine(ExplainText("5\xE2\x82\xAC", "", info, false)), "    5{\xE2\x82\xAC|3}");
 }
 
+TEST(ExplainText, PiecesOfAWordThatWentTogetherAreOne) {
+  const v1::ResultInfo info = Explained(
+      3, {{"un", 0, 0, 2, 2}, {"##ha", 0, 2, 4, 2}, {"##ppy", 0, 4, 7, 3}, {"so", 0, 8, 10, 3}});
+  EXPECT_EQ(FirstLine(ExplainText("unhappy so", "", info, false)), "    {unha|2}ppy so");
+}
+
 TEST(ExplainText, PairsFollowEachOther) {
   const v1::ResultInfo info = Explained(
       2, {{"[CLS]", -1, 0, 0, 2}, {"who", 0, 0, 3, 2}, {"[SEP]", -1, 0, 0, 2}, {"me", 1, 1, 3, 1}});
