@@ -235,7 +235,7 @@ void Compare(State& state, const std::string& policy, int32_t sequences, int32_t
   state.counters["ratio to dense"] = MedianOf(dense, total) / seconds;
   const auto parsed = Expect(model.engine().ParsePolicy(policy));
   state.counters["limit ratio to dense"] = 1.0 / parsed->CostShare(tokens);
-  if (parsed->lowers_ffn()) {
+  if (parsed->low_ffn_bits() > 0) {
     const auto ffn = [](const Times& t) { return t.ffn; };
     state.counters["ratio to dense FFN"] = MedianOf(dense, ffn) / MedianOf(sparse, ffn);
   }

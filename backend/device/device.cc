@@ -16,6 +16,8 @@ std::string_view Name(Precision precision) {
       return "bf16";
     case Precision::kInt8:
       return "int8";
+    case Precision::kInt4:
+      return "int4";
   }
   return "unknown";
 }

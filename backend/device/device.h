@@ -33,10 +33,18 @@
 
 namespace thresher {
 
-/// The precision of matrix products. Norms, softmax and activations are always float.
-enum class Precision { kF32, kBF16, kInt8 };
+/// The precision of matrix products. Norms, softmax and activations are always float. The integers
+/// are symmetric, by row of the activations and of the weight. kInt4 is emulated: values of 4 bits
+/// where those of 8 would stand, no faster; for the low-precision feed-forward network alone.
+enum class Precision { kF32, kBF16, kInt8, kInt4 };
 
-std::string_view Name(Precision precision);  // "f32", "bf16", "int8"
+/// The largest magnitude of a quantised value; 0 for the floats.
+inline int32_t QuantizedLimit(Precision precision) {
+  return precision == Precision::kInt8 ? 127 : precision == Precision::kInt4 ? 7 : 0;
+}
+
+std::string_view Name(Precision precision);  // "f32", "bf16", "int8", "int4"
+/// What a whole model may run in: all but int4.
 absl::StatusOr<Precision> ParsePrecision(std::string_view name);
 
 /// kGelu is x * Phi(x) with the exact Gaussian CDF (erf); kGeluTanh its tanh approximation.

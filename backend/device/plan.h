@@ -98,6 +98,7 @@ struct SequencePlan {
   WantedStatistics wanted;
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
+  int32_t ffn_low_bits = 8;  // What low precision is: 8, or 4 emulated.
 
   friend bool operator==(const SequencePlan&, const SequencePlan&) = default;
 };

@@ -118,7 +118,7 @@ absl::Status EncoderEngine::Prepare(std::span<const Sequence* const> sequences) 
     const PredictionRequest prediction = policy->prediction();
     THRESHER_RETURN_IF_ERROR(
         encoder_.Prepare({.rows_by_head = policy->chooses_rows(),
-                          .low_precision_ffn = policy->lowers_ffn(),
+                          .low_ffn_bits = policy->low_ffn_bits(),
                           .prediction_bits = prediction.wanted ? prediction.bits : 0}));
   }
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "backend/device/plan_rows.h"
 #include "backend/model/rows.h"
@@ -9,6 +10,13 @@
 #include "backend/tensor/status.h"
 
 namespace thresher {
+namespace {
+
+bool LowersFfn(const SequencePlan* plan) {
+  return plan != nullptr && !plan->ffn_low_precision.empty();
+}
+
+}  // namespace
 
 absl::StatusOr<Encoder> Encoder::Load(const ModelConfig& config, WeightReader& reader) {
   const TensorNames& names = NamesOf(config.family);
@@ -138,11 +146,8 @@ absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
   THRESHER_RETURN_IF_ERROR(FinishAttention(layer, attended, hidden));
 
   const Matrix output = slice(wide, width);
-  const auto lowers = [](const SequencePlan* plan) {
-    return plan != nullptr && !plan->ffn_low_precision.empty();
-  };
   THRESHER_RETURN_IF_ERROR(
-      std::ranges::any_of(plans, lowers)
+      std::ranges::any_of(plans, LowersFfn)
           ? SplitFeedForward(layer, offsets, plans, slice(0, wide), output, workspace)
           : FeedForward(*layer.intermediate, *layer.output, hidden, slice(0, wide), output));
   return Normalize(output, hidden, layer.output_norm, hidden);
@@ -151,22 +156,17 @@ absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
 absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32_t> offsets,
                                        std::span<const SequencePlan* const> plans, Matrix inner,
                                        Matrix output, Workspace& workspace) const {
-  std::vector<int32_t>& full = workspace.full_rows_;
-  std::vector<int32_t>& low = workspace.low_rows_;
-  full.clear();
-  low.clear();
-  for (size_t s = 0; s < plans.size(); ++s) {
-    const bool all_full = plans[s] == nullptr || plans[s]->ffn_low_precision.empty();
-    for (int32_t row = offsets[s]; row < offsets[s + 1]; ++row) {
-      const bool is_low = !all_full && plans[s]->ffn_low_precision[row - offsets[s]] != 0;
-      (is_low ? low : full).push_back(row);
-    }
-  }
-  if (!low.empty() && layer.low_output == nullptr) {
-    return Internal("low-precision weights are not prepared");
-  }
-  const auto run = [&](std::span<const int32_t> rows, const PackedLinear& first,
+  /// The rows of all sequences that run in `bits`; 0: in full precision.
+  const auto run = [&](int32_t bits, const PackedLinear& first,
                        const PackedLinear& second) -> absl::Status {
+    std::vector<int32_t>& rows = workspace.ffn_rows_;
+    rows.clear();
+    for (size_t s = 0; s < plans.size(); ++s) {
+      for (int32_t row = offsets[s]; row < offsets[s + 1]; ++row) {
+        const bool low = LowersFfn(plans[s]) && plans[s]->ffn_low_precision[row - offsets[s]] != 0;
+        if ((low ? plans[s]->ffn_low_bits : 0) == bits) rows.push_back(row);
+      }
+    }
     const auto count = static_cast<int64_t>(rows.size());
     workspace.ffn_input_.Resize(count, output.cols);
     const Matrix gathered = workspace.ffn_input_.view();
@@ -176,8 +176,19 @@ absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32
     ScatterRows(gathered, rows, output);
     return absl::OkStatus();
   };
-  THRESHER_RETURN_IF_ERROR(run(full, *layer.intermediate, *layer.output));
-  return low.empty() ? absl::OkStatus() : run(low, *layer.low_intermediate, *layer.low_output);
+  std::set<int32_t> widths;
+  for (const SequencePlan* plan : plans) {
+    if (LowersFfn(plan)) widths.insert(plan->ffn_low_bits);
+  }
+  THRESHER_RETURN_IF_ERROR(run(0, *layer.intermediate, *layer.output));
+  for (const int32_t bits : widths) {
+    const auto found = layer.low_ffn.find(bits);
+    if (found == layer.low_ffn.end()) {
+      return Internal("weights of {} bits are not prepared", bits);
+    }
+    THRESHER_RETURN_IF_ERROR(run(bits, *found->second.intermediate, *found->second.output));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offsets,
@@ -232,14 +243,15 @@ absl::Status Encoder::Prepare(const PlanNeeds& needs) {
       THRESHER_ASSIGN_OR_RETURN(layer.head_key, pack(layer.stored_key));
       THRESHER_ASSIGN_OR_RETURN(layer.head_value, pack(layer.stored_value));
     }
-    if (needs.low_precision_ffn && layer.low_output == nullptr) {
-      const StoredLinear& intermediate = layer.stored_intermediate;
-      THRESHER_ASSIGN_OR_RETURN(
-          layer.low_intermediate,
-          device_->Pack(intermediate.weight, intermediate.bias, Precision::kInt8));
-      THRESHER_ASSIGN_OR_RETURN(
-          layer.low_output,
-          device_->Pack(layer.stored_output.weight, layer.stored_output.bias, Precision::kInt8));
+    if (const int32_t bits = needs.low_ffn_bits; bits > 0 && !layer.low_ffn.contains(bits)) {
+      const Precision low = bits == 4 ? Precision::kInt4 : Precision::kInt8;
+      Layer::LowFfn ffn;
+      const auto pack = [&](const StoredLinear& stored) {
+        return device_->Pack(stored.weight, stored.bias, low);
+      };
+      THRESHER_ASSIGN_OR_RETURN(ffn.intermediate, pack(layer.stored_intermediate));
+      THRESHER_ASSIGN_OR_RETURN(ffn.output, pack(layer.stored_output));
+      layer.low_ffn.emplace(bits, std::move(ffn));
     }
     if (const int32_t bits = needs.prediction_bits;
         bits > 0 && layer.predictors.find(bits) == layer.predictors.end()) {

@@ -37,9 +37,9 @@ struct RaggedBatch {
 
 /// What a layer needs beyond its dense weights to run under plans.
 struct PlanNeeds {
-  bool rows_by_head = false;       // Q, K and V of chosen rows and heads.
-  bool low_precision_ffn = false;  // The feed-forward network in int8.
-  int32_t prediction_bits = 0;     // Eager prediction with operands of that width; 0: none.
+  bool rows_by_head = false;    // Q, K and V of chosen rows and heads.
+  int32_t low_ffn_bits = 0;     // The feed-forward network in low precision; 0: none.
+  int32_t prediction_bits = 0;  // Eager prediction with operands of that width; 0: none.
 };
 
 class Encoder {
@@ -61,7 +61,7 @@ class Encoder {
     // Under plans.
     std::vector<uint8_t> query_wanted_, key_wanted_, value_wanted_;  // [heads][tokens]
     HeadLinear::Workspace head_linear_;
-    std::vector<int32_t> full_rows_, low_rows_;
+    std::vector<int32_t> ffn_rows_;
     MatrixBuffer ffn_input_;
   };
 
@@ -99,7 +99,10 @@ class Encoder {
     // The same where they are mapped, and what Prepare made of them.
     StoredLinear stored_query, stored_key, stored_value, stored_intermediate, stored_output;
     std::optional<HeadLinear> head_query, head_key, head_value;
-    std::unique_ptr<PackedLinear> low_intermediate, low_output;
+    struct LowFfn {
+      std::unique_ptr<PackedLinear> intermediate, output;
+    };
+    std::map<int32_t, LowFfn> low_ffn;             // By bits.
     std::map<int32_t, ScorePredictor> predictors;  // By bits.
   };
 

@@ -25,6 +25,7 @@ struct Settings {
   double topk = 1.0;
   double threshold = 0.0;
   double ffn = 1.0;
+  int32_t ffn_bits = 8;
   QuerySkip skip = QuerySkip::kOff;
   double gap = 0.0;
   int32_t bits = 8;
@@ -190,6 +191,7 @@ class FactRun final : public PolicyRun {
       }
     }
     plan->ffn_low_precision.assign(positions.size(), 1);
+    plan->ffn_low_bits = settings_.ffn_bits;
     const int64_t full = KeepCount(static_cast<int64_t>(positions.size()), settings_.ffn);
     for (const int32_t row : rank_(chosen_, full, always)) plan->ffn_low_precision[row] = 0;
   }
@@ -215,7 +217,7 @@ class Fact final : public Policy {
   bool chooses_rows() const override {
     return settings_.chooses_keys() || settings_.skip != QuerySkip::kOff;
   }
-  bool lowers_ffn() const override { return settings_.ffn < 1.0; }
+  int32_t low_ffn_bits() const override { return settings_.ffn < 1.0 ? settings_.ffn_bits : 0; }
 
   /// Low precision is counted as half the work. Candidates shrink no matrix product of a general
   /// processor and are counted as no saving, so that the scheduler never promises too much.
@@ -248,6 +250,7 @@ absl::StatusOr<std::shared_ptr<const Policy>> MakeFact(const PolicyValues& value
                     .topk = values.number("topk"),
                     .threshold = values.number("threshold"),
                     .ffn = values.number("ffn"),
+                    .ffn_bits = values.text("ffnbits") == "4" ? 4 : 8,
                     .gap = values.number("gap"),
                     .bits = static_cast<int32_t>(values.number("bits")),
                     .protect_model = values.text("protect") == "model"};

@@ -47,8 +47,11 @@ class Composite final : public Policy {
   bool chooses_rows() const override {
     return std::ranges::any_of(parts_, [](const auto& part) { return part->chooses_rows(); });
   }
-  bool lowers_ffn() const override {
-    return std::ranges::any_of(parts_, [](const auto& part) { return part->lowers_ffn(); });
+  int32_t low_ffn_bits() const override {
+    for (const auto& part : parts_) {
+      if (part->low_ffn_bits() > 0) return part->low_ffn_bits();
+    }
+    return 0;
   }
   double CostShare(int32_t tokens) const override {
     double share = 1.0;

@@ -100,8 +100,8 @@ class Policy {
   virtual PredictionRequest prediction() const { return {}; }
   /// Its plans may leave out rows or heads of Q, K and V, which takes weights packed by head.
   virtual bool chooses_rows() const { return false; }
-  /// Its plans may run rows of the feed-forward network in low precision.
-  virtual bool lowers_ffn() const { return false; }
+  /// Its plans may run rows of the feed-forward network in so many bits; 0: none.
+  virtual int32_t low_ffn_bits() const { return 0; }
   /// Predicted work of a sequence of `tokens`, as a share of dense, for the scheduler: (0, 1].
   virtual double CostShare(int32_t tokens) const = 0;
   /// `tokens`: the sequence's length in layer 0. `protected_positions`: the tokens that the model

@@ -135,6 +135,16 @@ constexpr PolicyKey kFactKeys[] = {
      .source = "FACT, mixed-precision FFN",
      .help = "The tokens that queries chose most often run the feed-forward network in full "
              "precision, the others in low precision. Needs topk or threshold, which choose."},
+    {.name = "ffnbits",
+     .kind = ValueKind::kChoice,
+     .choices = "8|4",
+     .fallback = "8",
+     .condition = Unless("ffn", "1"),
+     .measure = "bits of weights and activations",
+     .source = "FACT, mixed-precision FFN",
+     .help =
+         "What low precision is: integers of 8 bits, or of 4, which are emulated in those of 8: "
+         "no faster here, to measure what an accelerator's 4-bit path would cost in quality."},
     {.name = "qskip",
      .kind = ValueKind::kChoice,
      .choices = "off|gap|small-gap",

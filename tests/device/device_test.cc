@@ -400,6 +400,34 @@ TEST_F(CpuAgainstReference, Int8IsExactOnWhatItCanRepresent) {
   for (int64_t r = 0; r < rows; ++r) EXPECT_EQ(RowOf(actual.view(), r), RowOf(expected.view(), r));
 }
 
+TEST_F(CpuAgainstReference, QuantizedProductsAreThoseThatTheReferenceEmulates) {
+  RandomData random(12);
+  const MatrixBuffer weight = random.Normal(40, 96, 0.1f), bias = random.Normal(1, 40);
+  const MatrixBuffer x = random.Normal(11, 96);
+  MatrixBuffer exact(11, 40), expected(11, 40), actual(11, 40);
+  const auto run = [&](Device& device, Precision precision, MatrixBuffer& y) {
+    const auto packed = device.Pack(Stored(weight.view()), Stored(bias.view()), precision);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_EQ((*packed)->precision(), precision);
+    ASSERT_TRUE(device.Linear(**packed, x.view(), Activation::kNone, y.view()).ok());
+  };
+  run(*reference_, Precision::kF32, exact);
+  double last = 0.0;
+  for (const Precision precision : {Precision::kInt8, Precision::kInt4}) {
+    run(*reference_, precision, expected);
+    run(*cpu_, precision, actual);
+    ExpectNear(actual.view(), expected.view(), 1e-5f);
+    double error = 0.0;
+    for (int64_t i = 0; i < 11; ++i) {
+      for (int64_t j = 0; j < 40; ++j) {
+        error += std::abs(double{expected.view().row(i)[j]} - exact.view().row(i)[j]);
+      }
+    }
+    EXPECT_GT(error, 5 * last) << Name(precision);
+    last = error;
+  }
+}
+
 TEST_F(CpuAgainstReference, Int8OfARowOfZerosIsTheBias) {
   RandomData random(7);
   const MatrixBuffer weight = random.Normal(40, 20), bias = random.Normal(1, 40);

@@ -109,10 +109,11 @@ TEST_P(PolicyForwardTest, SameBitsAloneAndBesideOtherPolicies) {
                             "spatten:final=0.5,heads=0.5,values=0.5",
                             "spatten:final=0.7,bits=6/4,refetch=0.1",
                             "fact:topk=0.25,threshold=0.01,ffn=0.5,qskip=gap",
-                            "spatten:final=0.6+fact:topk=0.5"};
+                            "spatten:final=0.6+fact:topk=0.5",
+                            "fact:topk=0.5,ffn=0.5,ffnbits=4"};
   std::vector<Sequence> together;
-  for (size_t i = 0; i < 12; ++i) {
-    together.push_back(MakeSequence(golden_["cases"][i]["input_ids"], policies[i % 6]));
+  for (size_t i = 0; i < 14; ++i) {
+    together.push_back(MakeSequence(golden_["cases"][i]["input_ids"], policies[i % 7]));
   }
   const auto batch = Run(together);
   for (size_t i = 0; i < together.size(); ++i) {
@@ -141,6 +142,22 @@ TEST_P(PolicyForwardTest, TheAccountAddsUpAndDoneIsWithinDense) {
     EXPECT_LT(report.total().bytes().done(), report.total().bytes().dense()) << policy;
     EXPECT_GT(report.attention_entropy(), 0.0);
   }
+}
+
+TEST_P(PolicyForwardTest, FewerBitsOfTheLowPrecisionNetworkDriftFurther) {
+  const auto& ids = golden_["cases"][7]["input_ids"];
+  const auto drift = [&](const char* policy) {
+    const auto full = Run({MakeSequence(ids, "fact:topk=0.9")});
+    const auto low = Run({MakeSequence(ids, policy)});
+    double sum = 0.0;
+    for (size_t i = 0; i < full[0].embedding.size(); ++i) {
+      sum += std::abs(full[0].embedding[i] - low[0].embedding[i]);
+    }
+    return sum;
+  };
+  const double eight = drift("fact:topk=0.9,ffn=0.2");
+  EXPECT_GT(eight, 0.0);
+  EXPECT_GT(drift("fact:topk=0.9,ffn=0.2,ffnbits=4"), 3.0 * eight);
 }
 
 TEST_P(PolicyForwardTest, OneTokenRunsUnderEveryPolicy) {

@@ -44,7 +44,7 @@ TEST(PolicyText, ExamplesOfTheDocumentationAreAccepted) {
             "spatten:keeps=1/1/0.8/0.6/0.4/0.3,heads=1,values=1,bits=off,importance=attention,"
             "protect=model,first=0");
   EXPECT_EQ(Canonical("fact:topk=0.25,threshold=0.01,ffn=0.5,qskip=gap"),
-            "fact:topk=0.25,threshold=0.01,ffn=0.5,qskip=gap,gap=5,bits=8,protect=model");
+            "fact:topk=0.25,threshold=0.01,ffn=0.5,ffnbits=8,qskip=gap,gap=5,bits=8,protect=model");
   EXPECT_EQ(Canonical("spatten:final=0.7+fact"),
             "spatten:final=0.7,schedule=ramp,heads=1,values=1,bits=off,importance=attention,"
             "protect=model,first=0+fact:topk=1,threshold=0,ffn=1,qskip=off,bits=8");

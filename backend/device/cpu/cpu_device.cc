@@ -59,7 +59,7 @@ class CpuLinear final : public PackedLinear {
 
   const Product& product() const { return *product_; }
   const float* bias() const { return bias_.data(); }
-  /// Of each output column; for int8 only.
+  /// Of each output column; for the quantised precisions only.
   const float* scales() const { return scales_.data(); }
 
  private:
@@ -88,7 +88,7 @@ class CpuDevice final : public Device {
                                                      const StoredMatrix& bias,
                                                      Precision precision) override {
     THRESHER_RETURN_IF_ERROR(CheckPack(weight, bias));
-    if (precision == Precision::kInt8 && weight.cols > kMaxInt8Depth) {
+    if (QuantizedLimit(precision) > 0 && weight.cols > kMaxInt8Depth) {
       return InvalidArgument("int8 weight has {} inputs, at most {} can be summed", weight.cols,
                              kMaxInt8Depth);
     }
@@ -182,7 +182,7 @@ class CpuDevice final : public Device {
 
   /// What each thread of the pool works in.
   struct Worker {
-    AlignedBuffer<float> accumulators;  // One chunk of one panel; int32_t for int8.
+    AlignedBuffer<float> accumulators;  // One chunk of one panel; int32_t if quantised.
     AlignedBuffer<float> attention;
     absl::Status status;  // The first error of its tasks.
   };
@@ -229,15 +229,16 @@ class CpuDevice final : public Device {
     std::vector<float> scales;
     THRESHER_ASSIGN_OR_RETURN(std::unique_ptr<Product> product, onednn_.Pack(rows, scales));
     if (product == nullptr) product = PackHighwayProduct(rows, scales);
-    if (precision != Precision::kInt8) scales = {};
+    if (QuantizedLimit(precision) == 0) scales = {};
     std::vector<float> bias_row(static_cast<size_t>(weight.rows), 0.0f);
     if (!bias.empty()) bias.RowToFloat(0, bias_row.data());
     return std::make_unique<CpuLinear>(weight.cols, weight.rows, precision, std::move(product),
                                        std::move(bias_row), std::move(scales));
   }
 
-  /// Brings x to the form that `product` reads. Returns the first row and sets the stride.
-  const void* PrepareSource(const Product& product, ConstMatrix x, int64_t& stride) {
+  /// Brings x to the form that `product` reads (`limit`: of quantised values). Returns the first
+  /// row and sets the stride.
+  const void* PrepareSource(const Product& product, float limit, ConstMatrix x, int64_t& stride) {
     const SourceForm form = product.source_form();
     if (form == SourceForm::kF32 && product.source_cols() == x.cols) {
       stride = x.stride;
@@ -259,9 +260,9 @@ class CpuDevice final : public Device {
         case SourceForm::kBF16:
           return ConvertRowsToBF16(rows, stride, reinterpret_cast<uint16_t*>(out));
         case SourceForm::kS8:
-          return QuantizeRows(rows, stride, reinterpret_cast<int8_t*>(out), scales);
+          return QuantizeRows(rows, limit, stride, reinterpret_cast<int8_t*>(out), scales);
         case SourceForm::kS8AsS16:
-          return QuantizeRows(rows, stride, reinterpret_cast<int16_t*>(out), scales);
+          return QuantizeRows(rows, limit, stride, reinterpret_cast<int16_t*>(out), scales);
       }
     });
     return source_.data();
@@ -272,7 +273,8 @@ class CpuDevice final : public Device {
     if (x.rows == 0) return absl::OkStatus();
     const Product& product = weights.product();
     int64_t stride = 0;
-    const auto* source = static_cast<const std::byte*>(PrepareSource(product, x, stride));
+    const auto* source = static_cast<const std::byte*>(
+        PrepareSource(product, static_cast<float>(QuantizedLimit(weights.precision())), x, stride));
     const size_t row_bytes = static_cast<size_t>(stride) * SourceElementSize(product.source_form());
 
     // About three tasks for each thread, where there are rows enough for chunks of two steps.
@@ -305,7 +307,7 @@ class CpuDevice final : public Device {
       const Matrix out(y.row(first_row) + first_col, rows, std::min(panel_cols, y.cols - first_col),
                        y.stride);
       const float* bias = weights.bias() + first_col;
-      if (weights.precision() == Precision::kInt8) {
+      if (QuantizedLimit(weights.precision()) > 0) {
         FinishQuantizedRows(reinterpret_cast<const int32_t*>(worker.accumulators.data()),
                             kMaxPanelCols, row_scales_.data() + first_row,
                             weights.scales() + first_col, bias, activation, out);
@@ -528,7 +530,7 @@ class CpuDevice final : public Device {
   ThreadPool pool_;
   std::vector<Worker> workers_;
   AlignedBuffer<std::byte> source_;  // Converted activations of the current Linear,
-  AlignedBuffer<float> row_scales_;  // and their scales, for int8.
+  AlignedBuffer<float> row_scales_;  // and their scales, if quantised.
   std::vector<QueryBlock> blocks_;   // Of the current attention.
   // Of the current attention under plans, by task; and its quantised operands.
   std::vector<PlannedHeadRecord> block_records_;

@@ -105,7 +105,7 @@ class HighwayProduct final : public Product {
         return SourceForm::kF32AsBF16;
       case Precision::kInt8:
         return SourceForm::kS8AsS16;
-      case Precision::kF32:
+      default:
         break;
     }
     return SourceForm::kF32;
@@ -130,7 +130,7 @@ class HighwayProduct final : public Product {
         (static_cast<const float*>(source), source_stride, rows, Panel<uint16_t>(first), k_, cols,
          static_cast<float*>(accumulators), kMaxPanelCols);
         break;
-      case Precision::kInt8:
+      default:
         HWY_DYNAMIC_DISPATCH(MultiplyInt8)
         (static_cast<const int16_t*>(source), source_stride, rows, Panel<int8_t>(first), k_, cols,
          static_cast<int32_t*>(accumulators), kMaxPanelCols);

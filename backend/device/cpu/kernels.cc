@@ -113,7 +113,7 @@ void ConvertRowsToBF16Impl(ConstMatrix x, int64_t out_cols, uint16_t* out) {
 }
 
 template <typename T>
-void Quantize(ConstMatrix x, int64_t out_cols, T* out, float* scales) {
+void Quantize(ConstMatrix x, float limit, int64_t out_cols, T* out, float* scales) {
   const F32 d;
   const hn::Rebind<T, F32> narrow;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -122,23 +122,23 @@ void Quantize(ConstMatrix x, int64_t out_cols, T* out, float* scales) {
     for (int64_t i = 0; i < x.cols; i += lanes) {
       largest = hn::Max(hn::Abs(LoadPart(d, x.row(r) + i, std::min(lanes, x.cols - i))), largest);
     }
-    const float limit = hn::GetLane(hn::MaxOfLanes(d, largest));
+    const float magnitude = hn::GetLane(hn::MaxOfLanes(d, largest));
     // A row of (nearly) nothing would make the factor infinite.
-    const bool any = limit > 1e-30f;
-    const auto factor = hn::Set(d, any ? 127.0f / limit : 0.0f);
+    const bool any = magnitude > 1e-30f;
+    const auto factor = hn::Set(d, any ? limit / magnitude : 0.0f);
     for (int64_t i = 0; i < x.cols; i += lanes) {
       const int64_t n = std::min(lanes, x.cols - i);
       const auto q = hn::NearestInt(hn::Mul(LoadPart(d, x.row(r) + i, n), factor));
       StorePart(hn::DemoteTo(narrow, q), narrow, out + r * out_cols + i, n);
     }
-    scales[r] = any ? limit / 127.0f : 0.0f;
+    scales[r] = any ? magnitude / limit : 0.0f;
   }
 }
-void QuantizeRowsS8(ConstMatrix x, int64_t out_cols, int8_t* out, float* scales) {
-  Quantize(x, out_cols, out, scales);
+void QuantizeRowsS8(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, float* scales) {
+  Quantize(x, limit, out_cols, out, scales);
 }
-void QuantizeRowsS16(ConstMatrix x, int64_t out_cols, int16_t* out, float* scales) {
-  Quantize(x, out_cols, out, scales);
+void QuantizeRowsS16(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales) {
+  Quantize(x, limit, out_cols, out, scales);
 }
 
 // ---- The rest of a layer ----
@@ -258,13 +258,13 @@ void ConvertRowsToBF16(ConstMatrix x, int64_t out_cols, uint16_t* out) {
   ZeroPadding(x.rows, x.cols, out_cols, out);
 }
 
-void QuantizeRows(ConstMatrix x, int64_t out_cols, int8_t* out, float* scales) {
-  HWY_DYNAMIC_DISPATCH(QuantizeRowsS8)(x, out_cols, out, scales);
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, float* scales) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowsS8)(x, limit, out_cols, out, scales);
   ZeroPadding(x.rows, x.cols, out_cols, out);
 }
 
-void QuantizeRows(ConstMatrix x, int64_t out_cols, int16_t* out, float* scales) {
-  HWY_DYNAMIC_DISPATCH(QuantizeRowsS16)(x, out_cols, out, scales);
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowsS16)(x, limit, out_cols, out, scales);
   ZeroPadding(x.rows, x.cols, out_cols, out);
 }
 

@@ -30,9 +30,9 @@ void FinishQuantizedRows(const int32_t* accumulators, size_t stride, const float
 void CopyRows(ConstMatrix x, int64_t out_cols, float* out);
 void RoundRowsToBF16(ConstMatrix x, int64_t out_cols, float* out);
 void ConvertRowsToBF16(ConstMatrix x, int64_t out_cols, uint16_t* out);
-/// Symmetric by row: x[row] is about scales[row] * out, |out| <= 127.
-void QuantizeRows(ConstMatrix x, int64_t out_cols, int8_t* out, float* scales);
-void QuantizeRows(ConstMatrix x, int64_t out_cols, int16_t* out, float* scales);
+/// Symmetric by row: x[row] is about scales[row] * out, |out| <= limit.
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, float* scales);
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales);
 
 // ---- The rest of a layer. ----
 

@@ -43,7 +43,7 @@ memory::data_type ElementType(Precision precision) {
       return memory::data_type::bf16;
     case Precision::kInt8:
       return memory::data_type::s8;
-    case Precision::kF32:
+    default:
       break;
   }
   return memory::data_type::f32;
@@ -327,7 +327,7 @@ class OneDnnProduct final : public Product {
         return SourceForm::kBF16;
       case Precision::kInt8:
         return SourceForm::kS8;
-      case Precision::kF32:
+      default:
         break;
     }
     return SourceForm::kF32;

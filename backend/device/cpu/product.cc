@@ -26,6 +26,7 @@ size_t WeightRows::element_size() const {
     case Precision::kBF16:
       return sizeof(uint16_t);
     case Precision::kInt8:
+    case Precision::kInt4:
       return sizeof(int8_t);
   }
   return 0;
@@ -43,12 +44,13 @@ float WeightRows::Convert(int64_t row, void* out) {
   }
   float largest = 0.0f;
   for (const float w : row_) largest = std::max(largest, std::abs(w));
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-  std::transform(row_.begin(), row_.end(), static_cast<int8_t*>(out), [inverse](float w) {
+  const auto limit = static_cast<float>(QuantizedLimit(precision_));
+  const float inverse = largest > 0.0f ? limit / largest : 0.0f;
+  std::transform(row_.begin(), row_.end(), static_cast<int8_t*>(out), [=](float w) {
     // The clamp turns what a NaN or an overflow leaves into some number.
-    return static_cast<int8_t>(std::fmax(-127.0f, std::fmin(127.0f, std::nearbyint(w * inverse))));
+    return static_cast<int8_t>(std::fmax(-limit, std::fmin(limit, std::nearbyint(w * inverse))));
   });
-  return largest / 127.0f;
+  return largest / limit;
 }
 
 int64_t ChoosePanelCols(int64_t cols) {

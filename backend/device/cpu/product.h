@@ -55,7 +55,8 @@ class Product {
 };
 
 /// A weight converted to the elements of a precision, row by row as it is packed: float, bfloat16
-/// (uint16_t), or int8_t with a scale for each row (symmetric: value = scale * element).
+/// (uint16_t), or int8_t with a scale for each row (symmetric: value = scale * element). kInt4 is
+/// kInt8 with smaller numbers, and the same to every kernel.
 class WeightRows {
  public:
   WeightRows(const StoredMatrix& weight, Precision precision)
@@ -63,7 +64,10 @@ class WeightRows {
 
   int64_t rows() const { return weight_.rows; }
   int64_t cols() const { return weight_.cols; }
-  Precision precision() const { return precision_; }
+  /// Of the elements: never kInt4.
+  Precision precision() const {
+    return precision_ == Precision::kInt4 ? Precision::kInt8 : precision_;
+  }
   size_t element_size() const;
   /// Writes cols() elements to `out`; returns the row's scale, 1 unless quantised.
   float Convert(int64_t row, void* out);

@@ -12,6 +12,16 @@
 namespace thresher {
 namespace {
 
+/// Symmetric quantization and back: each value becomes the nearest whole multiple (ties to even) of
+/// the largest magnitude / limit. Limit 0 leaves the row as it is.
+void RoundToIntegers(int32_t limit, std::span<float> row) {
+  float largest = 0.0f;
+  for (const float value : row) largest = std::max(largest, std::abs(value));
+  if (limit == 0 || largest == 0.0f) return;
+  const float scale = largest / static_cast<float>(limit);
+  for (float& value : row) value = std::nearbyint(value / scale) * scale;
+}
+
 class ReferenceLinear final : public PackedLinear {
  public:
   ReferenceLinear(const StoredMatrix& weight, const StoredMatrix& bias, Precision precision)
@@ -20,6 +30,7 @@ class ReferenceLinear final : public PackedLinear {
     weight_.resize(static_cast<size_t>(in_) * out_);
     for (int64_t o = 0; o < out_; ++o) {
       weight.RowToFloat(o, row.data());
+      RoundToIntegers(QuantizedLimit(precision), row);
       for (int64_t i = 0; i < in_; ++i) weight_[i * out_ + o] = row[i];
     }
     bias_.assign(out_, 0.0f);
@@ -99,10 +110,13 @@ class ReferenceDevice final : public Device {
     const auto* weights = dynamic_cast<const ReferenceLinear*>(&packed);
     if (weights == nullptr) return InvalidArgument("linear: weights packed by another device");
     std::vector<double> sums(y.cols);
+    std::vector<float> input(x.cols);
     for (int64_t m = 0; m < x.rows; ++m) {
+      std::copy_n(x.row(m), x.cols, input.begin());
+      RoundToIntegers(QuantizedLimit(weights->precision()), input);
       std::copy(weights->bias().begin(), weights->bias().end(), sums.begin());
       for (int64_t i = 0; i < x.cols; ++i) {
-        const double xi = x.row(m)[i];
+        const double xi = input[i];
         const float* w = weights->input_weights(i);
         for (int64_t o = 0; o < y.cols; ++o) sums[o] += xi * w[o];
       }

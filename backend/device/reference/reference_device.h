@@ -1,5 +1,6 @@
 // The oracle: plain loops, sums in double in the order of the index, one thread, no cleverness.
-// Weights are kept as float whatever the precision asked for; it is only recorded.
+// Weights are float; int8 and int4 are emulated, by rounding weights and activations to what those
+// many bits can say. bf16 is only recorded.
 #ifndef THRESHER_BACKEND_DEVICE_REFERENCE_REFERENCE_DEVICE_H_
 #define THRESHER_BACKEND_DEVICE_REFERENCE_REFERENCE_DEVICE_H_
 
