@@ -187,6 +187,7 @@ absl::StatusOr<Pass> EngineRunner::Run(std::string_view text, const PassProgress
     }
   }
   outcome.pass.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  if (stopped.ok()) stopped = outcome.status;  // The last ones may have failed.
   THRESHER_RETURN_IF_ERROR(stopped);
 
   Pass pass = std::move(outcome.pass);

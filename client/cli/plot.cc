@@ -93,13 +93,14 @@ absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vec
       fmt::format("set multiplot layout {},1 title {}\n", drift ? 2 : 1, Quoted(options.title));
   const bool falling = options.x != "speedup" && options.x != "requests_per_second";
   if (falling) script += "set xrange [*:*] reverse\n";
-  script +=
-      fmt::format("set grid\nset key bottom left\nset xlabel {}\n", Quoted(AxisLabel(options.x)));
+  script += fmt::format("set grid\nset key outside bottom center horizontal\nset xlabel {}\n",
+                        Quoted(AxisLabel(options.x)));
   const auto plot = [&](int column, std::string_view label, bool with_dense) {
     script += fmt::format("set ylabel {}\nplot ", Quoted(label));
     for (size_t i = 0; i < series.size(); ++i) {
-      script += fmt::format("{}$series{} using 1:{} with linespoints linetype {} title {}",
-                            i == 0 ? "" : ", ", i, column, i + 1, Quoted(series[i].name));
+      script +=
+          fmt::format("{}$series{} using 1:{} with linespoints linetype {} linewidth 2 title {}",
+                      i == 0 ? "" : ", ", i, column, i + 1, Quoted(series[i].name));
     }
     if (with_dense) {
       script += fmt::format("{}{} with lines dashtype 2 linecolor rgb 'gray' title 'dense'",
@@ -110,7 +111,7 @@ absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vec
   script += fmt::format("set yrange [{}:{}]\n", low - margin, high + margin);
   plot(2, dense.quality.accuracy ? "accuracy, %" : "Spearman's correlation", true);
   if (drift) {
-    script += "set yrange [*:*]\nset logscale y\nset format y '%g'\nset key top left\n";
+    script += "set yrange [*:*]\nset logscale y\nset format y '%g'\nset key off\n";
     plot(3, "KL from dense, nats", false);
   }
   script += "unset multiplot\nunset output\n";

@@ -97,6 +97,45 @@ TEST(EngineRunner, BadPoliciesAndStops) {
   EXPECT_TRUE((*runner)->Run("dense", {}).ok());
 }
 
+/// An engine whose last sequence, of all that it is given, fails.
+class FailsAtLast final : public Engine {
+ public:
+  FailsAtLast(std::unique_ptr<Engine> engine, size_t count)
+      : engine_(std::move(engine)), left_(count) {}
+
+  absl::Status Validate(const Sequence& sequence) const override {
+    return engine_->Validate(sequence);
+  }
+  absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const override {
+    return engine_->ParsePolicy(text);
+  }
+  int64_t Cost(const Sequence& sequence) const override { return engine_->Cost(sequence); }
+  absl::Status Run(std::span<const Sequence* const> sequences,
+                   std::span<SequenceOutput> outputs) override {
+    for (SequenceOutput& output : outputs) {
+      if (--left_ == 0) output.status = Internal("not finite");
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::unique_ptr<Engine> engine_;
+  size_t left_;
+};
+
+TEST(EngineRunner, AnExampleThatFailsFailsThePass) {
+  const LabelledData data = Reviews();
+  const auto model = Sentiment("reference");
+  // Every example is run twice: the runner warms up with as many.
+  ASSERT_LE(data.examples.size(), 32u);
+  model->engine = std::make_unique<FailsAtLast>(std::move(model->engine), 2 * data.examples.size());
+  const auto runner = EngineRunner::Create(model, Measure::kAccuracy, data.examples);
+  ASSERT_TRUE(runner.ok());
+  const auto pass = (*runner)->Run("dense", {});
+  EXPECT_EQ(pass.status().code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(Message(pass.status()), HasSubstr("example 30: not finite"));
+}
+
 TEST(EngineRunner, WhatCanNotBeMeasuredIsRefused) {
   const std::vector<LabelledExample> examples = {{.text = "a"}};
   const auto tokens = Load((SourceDir() / "tests/golden/bert-token").string(), "reference");
