@@ -54,9 +54,9 @@ class AlignedBuffer {
   void Resize(size_t size) {
     if (size > capacity_) {
       const size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
-      void* memory = std::aligned_alloc(64, bytes);
-      if (memory == nullptr) throw std::bad_alloc();
-      data_.reset(static_cast<T*>(memory));
+      capacity_ = size_ = 0;
+      data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+      if (data_ == nullptr) throw std::bad_alloc();
       capacity_ = bytes / sizeof(T);
     }
     size_ = size;
