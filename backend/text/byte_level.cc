@@ -8,13 +8,7 @@
 namespace thresher::text {
 namespace {
 
-enum class Kind : uint8_t { kLetter, kNumber, kOther, kSpace };
-
-Kind KindOf(char32_t c) {
-  if (IsLetter(c)) return Kind::kLetter;
-  if (IsWhitespace(c)) return Kind::kSpace;
-  return IsNumber(c) ? Kind::kNumber : Kind::kOther;
-}
+using Kind = CharacterKind;
 
 // The length of 's 't 're 've 'm 'll 'd at the beginning of the text, else 0.
 size_t ContractionLength(std::string_view text) {

@@ -93,6 +93,26 @@ absl::StatusOr<DelimiterBehavior> ParseBehavior(const JsonNode& node) {
   return node.Error("behavior '{}' is unknown", *name);
 }
 
+// Cuts at a string, or by one of the regular expressions that are known.
+absl::StatusOr<std::unique_ptr<PreTokenizer>> ParseSplit(const JsonNode& node) {
+  THRESHER_ASSIGN_OR_RETURN(const DelimiterBehavior behavior, ParseBehavior(node));
+  THRESHER_ASSIGN_OR_RETURN(const bool invert, node.BoolOr("invert", false));
+  if (invert) return Unsupported(node, "invert");
+  THRESHER_ASSIGN_OR_RETURN(const JsonNode pattern_node, node.Get("pattern"));
+  if (!pattern_node.Has("Regex")) {
+    THRESHER_ASSIGN_OR_RETURN(const std::string pattern, ParsePattern(node));
+    return MakeSplit(pattern, behavior);
+  }
+  THRESHER_ASSIGN_OR_RETURN(const JsonNode regex_node, pattern_node.Get("Regex"));
+  THRESHER_ASSIGN_OR_RETURN(const std::string expression, regex_node.String());
+  auto splitter = MakeRegexSplit(expression);
+  // Its matches are the whole text, and each is a word of its own.
+  if (splitter == nullptr || behavior != DelimiterBehavior::kIsolated) {
+    return Unsupported(regex_node, fmt::format("the regular expression '{:.200}'", expression));
+  }
+  return splitter;
+}
+
 // An id in the vocabulary.
 absl::StatusOr<int32_t> ParseId(const JsonNode& node, const Vocabulary& vocabulary) {
   THRESHER_ASSIGN_OR_RETURN(const int64_t id, node.Integer(0, std::numeric_limits<int32_t>::max()));
@@ -297,11 +317,7 @@ absl::StatusOr<PreTokenizing> ParsePreTokenizer(const JsonNode& node) {
     THRESHER_ASSIGN_OR_RETURN(const bool individual, node.BoolOr("individual_digits", false));
     result.splitter = MakeDigits(individual);
   } else if (type == "Split") {
-    THRESHER_ASSIGN_OR_RETURN(const std::string pattern, ParsePattern(node));
-    THRESHER_ASSIGN_OR_RETURN(const DelimiterBehavior behavior, ParseBehavior(node));
-    THRESHER_ASSIGN_OR_RETURN(const bool invert, node.BoolOr("invert", false));
-    if (invert) return Unsupported(node, "invert");
-    result.splitter = MakeSplit(pattern, behavior);
+    THRESHER_ASSIGN_OR_RETURN(result.splitter, ParseSplit(node));
   } else if (type == "Metaspace") {
     THRESHER_ASSIGN_OR_RETURN(result.metaspace, ParseMetaspace(node));
   } else if (type == "ByteLevel") {

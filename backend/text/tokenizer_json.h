@@ -15,9 +15,10 @@ namespace thresher::text {
 /// model: WordPiece, BPE (of bytes after ByteLevel, else of characters). normalizer:
 /// BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, StripAccents, Strip, Prepend, Replace (of a
 /// string), Sequence. pre_tokenizer: BertPreTokenizer, ByteLevel, Metaspace, Whitespace,
-/// WhitespaceSplit, Punctuation, Digits, Split (at a string), Sequence. post_processor:
-/// TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, Sequence. decoder: WordPiece,
-/// ByteLevel, Metaspace, ByteFallback, Replace (of a string), Fuse, Strip, Sequence.
+/// WhitespaceSplit, Punctuation, Digits, Split (at a string, or by Llama 3's or Qwen2's
+/// expression), Sequence. post_processor: TemplateProcessing, BertProcessing, RobertaProcessing,
+/// ByteLevel, Sequence. decoder: WordPiece, ByteLevel, Metaspace, ByteFallback, Replace (of a
+/// string), Fuse, Strip, Sequence.
 ///
 /// `truncation` gives the model_max_length; nothing is cut, and `padding` has no meaning, since
 /// batches are ragged.

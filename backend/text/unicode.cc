@@ -214,6 +214,12 @@ bool IsBertIdeograph(char32_t c) {
          (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
+CharacterKind KindOf(char32_t c) {
+  if (IsLetter(c)) return CharacterKind::kLetter;
+  if (IsWhitespace(c)) return CharacterKind::kSpace;
+  return IsNumber(c) ? CharacterKind::kNumber : CharacterKind::kOther;
+}
+
 int ToLower(char32_t c, char32_t result[2]) {
   if (c == 0x130) {  // The only character whose full lowercase is longer than itself.
     result[0] = 'i';

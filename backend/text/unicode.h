@@ -78,6 +78,11 @@ bool IsBertControl(char32_t character);
 /// The ideographs that BERT makes words of their own.
 bool IsBertIdeograph(char32_t character);
 
+/// How the regular expressions of byte-level tokenizers part characters: \p{L}, \p{N}, \s, the
+/// rest.
+enum class CharacterKind : uint8_t { kLetter, kNumber, kSpace, kOther };
+CharacterKind KindOf(char32_t character);
+
 // ---- Mappings ----
 
 /// Full, context-free lowercase mapping: one character, or two for U+0130. Writes to `result` and

@@ -393,6 +393,12 @@ TEST_F(TokenizerJsonTest, UnsupportedComponentsAreNamed) {
   });
   ExpectUnsupported(bert_, "pre-tokenizer 'UnicodeScripts'",
                     [](json& d) { d["pre_tokenizer"]["type"] = "UnicodeScripts"; });
+  ExpectUnsupported(bert_, "expression 'a+'", [](json& d) {
+    d["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "a+"}}}};
+  });
+  ExpectUnsupported(bert_, "invert", [](json& d) {
+    d["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", "a"}}}, {"invert", true}};
+  });
   ExpectUnsupported(bert_, "ByteLevel", [](json& d) { d["pre_tokenizer"]["type"] = "ByteLevel"; });
   ExpectUnsupported(bert_, "post-processor 'New'",
                     [](json& d) { d["post_processor"]["type"] = "New"; });

@@ -64,6 +64,25 @@ TEST(PreTokenizerTest, DigitsAndStrings) {
               ElementsAre("é", "aa", "ab"));
 }
 
+TEST(PreTokenizerTest, RegularExpressionsOfLlama3AndQwen2) {
+  const std::string llama3 =
+      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+      R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  const auto split = [&](std::string_view text) { return Split(*MakeRegexSplit(llama3), text); };
+  EXPECT_THAT(split("I'LL isn't  It'\u017f"),
+              ElementsAre("I", "'LL", " isn", "'t", " ", " It", "'\u017f"));
+  EXPECT_THAT(split("(a) \u00e9t\u00e9-b"), ElementsAre("(a", ")", " \u00e9t\u00e9", "-b"));
+  EXPECT_THAT(split("x12345 \u00bd"), ElementsAre("x", "123", "45", " ", "\u00bd"));
+  EXPECT_THAT(split("a !!\r\n\n b"), ElementsAre("a", " !!\r\n\n", " b"));
+  EXPECT_THAT(split("a \n \n  b  "), ElementsAre("a", " \n \n", " ", " b", "  "));
+  EXPECT_THAT(split("\u3000a\u3000.\u3000"), ElementsAre("\u3000a", "\u3000", ".", "\u3000"));
+  EXPECT_THAT(split("'"), ElementsAre("'"));
+  std::string qwen2 = llama3;
+  qwen2.erase(qwen2.find("{1,3}"), 5);
+  EXPECT_THAT(Split(*MakeRegexSplit(qwen2), "x123"), ElementsAre("x", "1", "2", "3"));
+  EXPECT_EQ(MakeRegexSplit("a+"), nullptr);
+}
+
 TEST(PreTokenizerTest, SequenceCutsTheWordsOfTheOneBefore) {
   std::vector<std::unique_ptr<PreTokenizer>> parts;
   parts.push_back(MakeWhitespaceSplit());
