@@ -193,10 +193,14 @@ class Model {
     const absl::Status status = model_->engine->Run(batch, outputs);
     const Times times = device_->Stop();
     if (!status.ok()) Expect<int>(status);
+    total_ = outputs[0].report.total();
     return times;
   }
+  /// The account of a sequence of the last run.
+  const v1::PruningReport::Work& total() const { return total_; }
 
  private:
+  v1::PruningReport::Work total_;
   std::shared_ptr<TimedDevice> device_;
   std::unique_ptr<LoadedModel> model_;
 };
@@ -216,6 +220,10 @@ double MedianOf(const std::vector<Times>& runs, const Of& of) {
   std::vector<double> values;
   for (const Times& run : runs) values.push_back(of(run));
   return Median(std::move(values));
+}
+
+double Percent(int64_t part, int64_t whole) {
+  return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0;
 }
 
 // Runs `policy` and dense in turn.
@@ -241,6 +249,9 @@ void Compare(State& state, const std::string& policy, int32_t sequences, int32_t
   }
   // What statistics cost shows only beside a run without them.
   const Times split = model.Run(policy, sequences, tokens, /*split=*/true);
+  const v1::PruningReport::Work work = model.total();
+  state.counters["QKV rows %"] = Percent(work.qkv_rows().done(), work.qkv_rows().dense());
+  state.counters["refetched %"] = Percent(work.refetched_rows(), work.softmax_rows());
   const Times plain = model.Run("dense", sequences, tokens);
   const double choosing = split.choosing() - plain.choosing();
   state.counters["choosing %"] = 100.0 * std::max(0.0, choosing) / split.total;

@@ -61,6 +61,12 @@ class PackedLinear {
   virtual size_t bytes() const = 0;
 };
 
+/// Columns [begin, end) of a matrix.
+struct ColumnRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
 struct AttentionShape {
   int32_t heads = 0;
   int32_t kv_heads = 0;  // = heads, or fewer for grouped-query attention.
@@ -103,6 +109,14 @@ class Device {
   /// y = activation(x W^T + b): x [m, in], y [m, out], not overlapping; m = 0 does nothing.
   virtual absl::Status Linear(const PackedLinear& weights, ConstMatrix x, Activation activation,
                               Matrix y) = 0;
+
+  /// As Linear with no activation, where x is zero outside `columns` (ascending, not overlapping):
+  /// a device may pass over the rest of x and of the weights. The result does not depend on it,
+  /// but for the sign of a zero.
+  virtual absl::Status LinearOfColumns(const PackedLinear& weights, ConstMatrix x,
+                                       std::span<const ColumnRange> columns, Matrix y) {
+    return Linear(weights, x, Activation::kNone, y);
+  }
 
   /// For each sequence and head: softmax(scale * Q K^T) V, into out [tokens, heads * head_dim].
   virtual absl::Status Attention(const AttentionInput& input, Matrix out) = 0;

@@ -56,6 +56,18 @@ absl::Status CheckLinear(const PackedLinear& weights, ConstMatrix x, ConstMatrix
   return CheckShape("linear output", y, x.rows, weights.out_features());
 }
 
+absl::Status CheckColumns(std::span<const ColumnRange> columns, int64_t cols) {
+  int64_t next = 0;
+  for (const ColumnRange& range : columns) {
+    if (range.begin < next || range.end < range.begin || range.end > cols) {
+      return InvalidArgument("columns [{}, {}) do not ascend within {} columns", range.begin,
+                             range.end, cols);
+    }
+    next = range.end;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out) {
   const auto [heads, kv_heads, head_dim] = input.shape;
   if (heads <= 0 || kv_heads <= 0 || head_dim <= 0 || heads % kv_heads != 0) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
+#include <vector>
 
 #include "backend/device/plan_rows.h"
 #include "backend/model/rows.h"
@@ -100,11 +102,39 @@ float Encoder::attention_scale() const {
   return 1.0f / std::sqrt(static_cast<float>(config_.head_dim()));
 }
 
-absl::Status Encoder::FinishAttention(const Layer& layer, const Attended& attended,
-                                      Matrix hidden) const {
+absl::Status Encoder::FinishAttention(const Layer& layer, std::span<const int32_t> offsets,
+                                      std::span<const SequencePlan* const> plans,
+                                      const Attended& attended, Matrix hidden) const {
   const Matrix projected = attended.query;  // No longer needed as what it was.
-  THRESHER_RETURN_IF_ERROR(
-      device_->Linear(*layer.attention_output, attended.context, Activation::kNone, projected));
+  // Neighbours with the same heads go together; the others' columns are zero.
+  using Heads = std::optional<std::vector<int32_t>>;
+  static const Heads kAll;
+  const auto heads_of = [&](size_t s) -> const Heads& {
+    return plans[s] != nullptr ? plans[s]->heads : kAll;
+  };
+  for (size_t first = 0, end = 0; first < plans.size(); first = end) {
+    const Heads& heads = heads_of(first);
+    for (end = first + 1; end < plans.size() && heads_of(end) == heads;) ++end;
+    const int32_t row = offsets[first];
+    const int32_t rows = offsets[end] - row;
+    const ConstMatrix from = ConstMatrix(attended.context).Rows(row, rows);
+    const Matrix to = projected.Rows(row, rows);
+    if (!heads) {
+      THRESHER_RETURN_IF_ERROR(
+          device_->Linear(*layer.attention_output, from, Activation::kNone, to));
+      continue;
+    }
+    std::vector<ColumnRange> columns;
+    const int64_t width = config_.head_dim();
+    for (const int32_t head : *heads) {
+      if (!columns.empty() && columns.back().end == head * width) {
+        columns.back().end += width;
+      } else {
+        columns.push_back({head * width, (head + 1) * width});
+      }
+    }
+    THRESHER_RETURN_IF_ERROR(device_->LinearOfColumns(*layer.attention_output, from, columns, to));
+  }
   return Normalize(projected, hidden, layer.attention_norm, hidden);
 }
 
@@ -143,7 +173,7 @@ absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
   THRESHER_RETURN_IF_ERROR(
       planned ? device_->PlannedAttention(attention, plans, attended.context, records)
               : device_->Attention(attention, attended.context));
-  THRESHER_RETURN_IF_ERROR(FinishAttention(layer, attended, hidden));
+  THRESHER_RETURN_IF_ERROR(FinishAttention(layer, offsets, plans, attended, hidden));
 
   const Matrix output = slice(wide, width);
   THRESHER_RETURN_IF_ERROR(

@@ -118,7 +118,9 @@ class Encoder {
                        std::span<const SequencePlan* const> plans, Workspace& workspace,
                        const Attended& to) const;
   /// From the attention's context to the layer's output, all of it in full precision.
-  absl::Status FinishAttention(const Layer& layer, const Attended& attended, Matrix hidden) const;
+  absl::Status FinishAttention(const Layer& layer, std::span<const int32_t> offsets,
+                               std::span<const SequencePlan* const> plans, const Attended& attended,
+                               Matrix hidden) const;
   absl::Status FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
                            ConstMatrix x, Matrix wide, Matrix y) const;
 

@@ -127,6 +127,37 @@ TEST_P(EachDevice, WeightsOfAnyStoredTypeAndAlignmentPack) {
   }
 }
 
+TEST_P(EachDevice, ColumnsOfZerosMayBePassedOver) {
+  RandomData random(31);
+  constexpr int64_t kIn = 40, kOut = 70;
+  const std::vector<std::vector<ColumnRange>> cases = {
+      {}, {{0, 8}}, {{0, kIn}}, {{5, 6}, {6, 19}, {33, kIn}}, {{7, 7}, {8, 31}}};
+  for (const Precision precision : kPrecisions) {
+    const MatrixBuffer weight = random.Normal(kOut, kIn), bias = random.Normal(1, kOut);
+    const auto packed =
+        device_->Pack(Stored(weight.view()), Stored(bias.view()), precision).value();
+    for (const auto& columns : cases) {
+      for (const int64_t rows : {1, 2, 29}) {
+        const MatrixBuffer full = random.Normal(rows, kIn);
+        MatrixBuffer x(rows, kIn);
+        for (int64_t r = 0; r < rows; ++r) {
+          std::fill_n(x.view().row(r), kIn, 0.0f);
+          for (const ColumnRange& range : columns) {
+            std::copy(full.view().row(r) + range.begin, full.view().row(r) + range.end,
+                      x.view().row(r) + range.begin);
+          }
+        }
+        MatrixBuffer whole(rows, kOut), part(rows, kOut);
+        ASSERT_TRUE(device_->Linear(*packed, x.view(), Activation::kNone, whole.view()).ok());
+        ASSERT_TRUE(device_->LinearOfColumns(*packed, x.view(), columns, part.view()).ok());
+        for (int64_t r = 0; r < rows; ++r) {
+          EXPECT_EQ(RowOf(part.view(), r), RowOf(whole.view(), r)) << Name(precision);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(EachDevice, ActivationsMatchTheirDefinitions) {
   const float identity[] = {1};
   const auto packed = device_->Pack({DType::kF32, identity, 1, 1}, {}, Precision::kF32);

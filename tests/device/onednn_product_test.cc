@@ -35,12 +35,13 @@ std::vector<T> MultiplyAll(const Product& product, const std::vector<std::byte>&
   std::vector<T> result(static_cast<size_t>(rows * cols));
   AlignedBuffer<T> accumulators(static_cast<size_t>(kMaxChunkRows * kMaxPanelCols));
   const size_t row_bytes = static_cast<size_t>(stride) * SourceElementSize(product.source_form());
+  const ColumnRange all[] = {{0, product.source_cols()}};
   for (int64_t row = 0; row < rows; row += kMaxChunkRows) {
     const int64_t count = std::min(kMaxChunkRows, rows - row);
     for (int64_t panel = 0; panel * product.panel_cols() < cols; ++panel) {
       const absl::Status status =
           product.Multiply(source.data() + static_cast<size_t>(first_row + row) * row_bytes, stride,
-                           count, panel, accumulators.data());
+                           count, all, panel, accumulators.data());
       EXPECT_TRUE(status.ok()) << status;
       const int64_t first = panel * product.panel_cols();
       const int64_t width = std::min(product.panel_cols(), cols - first);

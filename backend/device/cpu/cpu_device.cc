@@ -101,7 +101,20 @@ class CpuDevice final : public Device {
     THRESHER_RETURN_IF_ERROR(CheckLinear(packed, x, y));
     const auto* weights = dynamic_cast<const CpuLinear*>(&packed);
     if (weights == nullptr) return InvalidArgument("linear: weights packed by another device");
-    return Guard<absl::Status>("linear", [&] { return LinearChecked(*weights, x, activation, y); });
+    const ColumnRange all[] = {{0, x.cols}};
+    return Guard<absl::Status>("linear",
+                               [&] { return LinearChecked(*weights, x, all, activation, y); });
+  }
+
+  absl::Status LinearOfColumns(const PackedLinear& packed, ConstMatrix x,
+                               std::span<const ColumnRange> columns, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckLinear(packed, x, y));
+    THRESHER_RETURN_IF_ERROR(CheckColumns(columns, x.cols));
+    const auto* weights = dynamic_cast<const CpuLinear*>(&packed);
+    if (weights == nullptr) return InvalidArgument("linear: weights packed by another device");
+    if (!weights->product().skips_columns()) return Linear(packed, x, Activation::kNone, y);
+    return Guard<absl::Status>(
+        "linear", [&] { return LinearChecked(*weights, x, columns, Activation::kNone, y); });
   }
 
   absl::Status Attention(const AttentionInput& input, Matrix out) override {
@@ -268,10 +281,22 @@ class CpuDevice final : public Device {
     return source_.data();
   }
 
-  absl::Status LinearChecked(const CpuLinear& weights, ConstMatrix x, Activation activation,
+  absl::Status LinearChecked(const CpuLinear& weights, ConstMatrix x,
+                             std::span<const ColumnRange> columns, Activation activation,
                              Matrix y) {
     if (x.rows == 0) return absl::OkStatus();
     const Product& product = weights.product();
+    // Products of pairs of columns begin and end with a pair; x is padded to whole ones.
+    columns_.clear();
+    int64_t width = 0;
+    for (const ColumnRange& range : columns) {
+      const int64_t begin = columns_.empty() ? range.begin / 2 * 2
+                                             : std::max(range.begin / 2 * 2, columns_.back().end);
+      const int64_t end = range.end == x.cols ? product.source_cols() : (range.end + 1) / 2 * 2;
+      if (begin < end) columns_.push_back({begin, end});
+      width += std::max<int64_t>(0, end - begin);
+    }
+    if (columns_.empty()) columns_.push_back({0, product.source_cols()});
     int64_t stride = 0;
     const auto* source = static_cast<const std::byte*>(
         PrepareSource(product, static_cast<float>(QuantizedLimit(weights.precision())), x, stride));
@@ -289,7 +314,7 @@ class CpuDevice final : public Device {
     // oneDNN's narrow kernels do several times the work in the same time.
     const bool narrow =
         product.source_form() == SourceForm::kBF16 || product.source_form() == SourceForm::kS8;
-    const int64_t work = x.rows * x.cols * y.cols / (narrow ? 8 : 1);
+    const int64_t work = x.rows * width * y.cols / (narrow ? 8 : 1);
 
     for (Worker& worker : workers_) worker.status = absl::OkStatus();
     ForTasks(chunks * panels, work, [&](int64_t task, int index) {
@@ -299,7 +324,7 @@ class CpuDevice final : public Device {
       const int64_t rows = std::min(chunk_rows, x.rows - first_row);
       const int64_t first_col = panel * panel_cols;
       const absl::Status status = product.Multiply(source + first_row * row_bytes, stride, rows,
-                                                   panel, worker.accumulators.data());
+                                                   columns_, panel, worker.accumulators.data());
       if (!status.ok()) {
         worker.status = status;
         return;
@@ -529,9 +554,10 @@ class CpuDevice final : public Device {
   OneDnn onednn_;
   ThreadPool pool_;
   std::vector<Worker> workers_;
-  AlignedBuffer<std::byte> source_;  // Converted activations of the current Linear,
-  AlignedBuffer<float> row_scales_;  // and their scales, if quantised.
-  std::vector<QueryBlock> blocks_;   // Of the current attention.
+  AlignedBuffer<std::byte> source_;   // Converted activations of the current Linear,
+  AlignedBuffer<float> row_scales_;   // and their scales, if quantised.
+  std::vector<ColumnRange> columns_;  // Its columns that may be other than zero.
+  std::vector<QueryBlock> blocks_;    // Of the current attention.
   // Of the current attention under plans, by task; and its quantised operands.
   std::vector<PlannedHeadRecord> block_records_;
   AlignedBuffer<float> block_sums_;

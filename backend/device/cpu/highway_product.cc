@@ -18,39 +18,48 @@ namespace {
 constexpr size_t kBlock = 256;
 
 template <typename TA, typename TB, typename TC>
-void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, const TB* b, size_t k, size_t cols,
-                   TC* c, size_t c_stride) {
+void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const ColumnRange> columns,
+                   const TB* b, size_t k, size_t cols, TC* c, size_t c_stride) {
   const size_t tile_cols = TileCols();
   size_t first = 0;
   if constexpr (sizeof(TA) == sizeof(float)) {
     constexpr size_t kTiles = 4;
-    for (; rows == 1 && first + kTiles * tile_cols <= cols; first += kTiles * tile_cols) {
+    const bool whole =
+        columns.size() == 1 && columns[0].begin == 0 && static_cast<size_t>(columns[0].end) == k;
+    for (; rows == 1 && whole && first + kTiles * tile_cols <= cols; first += kTiles * tile_cols) {
       FloatRow<kTiles>(a, b + first * k, k * tile_cols, k, c + first);
     }
   }
-  for (size_t k0 = 0; k0 < k; k0 += kBlock) {
-    const size_t depth = std::min(kBlock, k - k0);
-    for (size_t n = first; n < cols; n += tile_cols) {
-      const TB* tile = b + n * k + k0 * tile_cols;
-      for (size_t m = 0; m < rows; m += kTileRows) {
-        TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
-                   k0 > 0, c + m * c_stride + n, c_stride);
+  bool begun = false;
+  for (const ColumnRange& range : columns) {
+    const auto end = static_cast<size_t>(range.end);
+    for (auto k0 = static_cast<size_t>(range.begin); k0 < end; k0 += kBlock) {
+      const size_t depth = std::min(kBlock, end - k0);
+      for (size_t n = first; n < cols; n += tile_cols) {
+        const TB* tile = b + n * k + k0 * tile_cols;
+        for (size_t m = 0; m < rows; m += kTileRows) {
+          TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
+                     begun, c + m * c_stride + n, c_stride);
+        }
       }
+      begun = true;
     }
   }
 }
 
-void MultiplyF32(const float* a, size_t a_stride, size_t rows, const float* b, size_t k,
-                 size_t cols, float* c, size_t c_stride) {
-  MultiplyPanel(a, a_stride, rows, b, k, cols, c, c_stride);
+void MultiplyF32(const float* a, size_t a_stride, size_t rows, std::span<const ColumnRange> columns,
+                 const float* b, size_t k, size_t cols, float* c, size_t c_stride) {
+  MultiplyPanel(a, a_stride, rows, columns, b, k, cols, c, c_stride);
 }
-void MultiplyBF16(const float* a, size_t a_stride, size_t rows, const uint16_t* b, size_t k,
-                  size_t cols, float* c, size_t c_stride) {
-  MultiplyPanel(a, a_stride, rows, b, k, cols, c, c_stride);
+void MultiplyBF16(const float* a, size_t a_stride, size_t rows,
+                  std::span<const ColumnRange> columns, const uint16_t* b, size_t k, size_t cols,
+                  float* c, size_t c_stride) {
+  MultiplyPanel(a, a_stride, rows, columns, b, k, cols, c, c_stride);
 }
-void MultiplyInt8(const int16_t* a, size_t a_stride, size_t rows, const int8_t* b, size_t k,
-                  size_t cols, int32_t* c, size_t c_stride) {
-  MultiplyPanel(a, a_stride, rows, b, k, cols, c, c_stride);
+void MultiplyInt8(const int16_t* a, size_t a_stride, size_t rows,
+                  std::span<const ColumnRange> columns, const int8_t* b, size_t k, size_t cols,
+                  int32_t* c, size_t c_stride) {
+  MultiplyPanel(a, a_stride, rows, columns, b, k, cols, c, c_stride);
 }
 
 size_t GetTileCols() { return TileCols(); }
@@ -113,27 +122,29 @@ class HighwayProduct final : public Product {
   int64_t source_cols() const override { return k_; }
   int64_t panel_cols() const override { return panel_cols_; }
   int64_t row_step() const override { return row_step_; }
+  bool skips_columns() const override { return true; }
   size_t bytes() const override { return packed_.size(); }
 
-  absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows, int64_t panel,
+  absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
+                        std::span<const ColumnRange> columns, int64_t panel,
                         void* accumulators) const override {
     const int64_t first = panel * panel_cols_;
     const int64_t cols = std::min(panel_cols_, cols_ - first);
     switch (precision_) {
       case Precision::kF32:
         HWY_DYNAMIC_DISPATCH(MultiplyF32)
-        (static_cast<const float*>(source), source_stride, rows, Panel<float>(first), k_, cols,
-         static_cast<float*>(accumulators), kMaxPanelCols);
+        (static_cast<const float*>(source), source_stride, rows, columns, Panel<float>(first), k_,
+         cols, static_cast<float*>(accumulators), kMaxPanelCols);
         break;
       case Precision::kBF16:
         HWY_DYNAMIC_DISPATCH(MultiplyBF16)
-        (static_cast<const float*>(source), source_stride, rows, Panel<uint16_t>(first), k_, cols,
-         static_cast<float*>(accumulators), kMaxPanelCols);
+        (static_cast<const float*>(source), source_stride, rows, columns, Panel<uint16_t>(first),
+         k_, cols, static_cast<float*>(accumulators), kMaxPanelCols);
         break;
       default:
         HWY_DYNAMIC_DISPATCH(MultiplyInt8)
-        (static_cast<const int16_t*>(source), source_stride, rows, Panel<int8_t>(first), k_, cols,
-         static_cast<int32_t*>(accumulators), kMaxPanelCols);
+        (static_cast<const int16_t*>(source), source_stride, rows, columns, Panel<int8_t>(first),
+         k_, cols, static_cast<int32_t*>(accumulators), kMaxPanelCols);
         break;
     }
     return absl::OkStatus();

@@ -337,7 +337,8 @@ class OneDnnProduct final : public Product {
   int64_t row_step() const override { return 16; }
   size_t bytes() const override { return packed_.size(); }
 
-  absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows, int64_t panel,
+  absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
+                        std::span<const ColumnRange> /*columns*/, int64_t panel,
                         void* accumulators) const override {
     const SingleThreadedOpenMp single;
     try {

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -46,12 +47,17 @@ class Product {
   virtual int64_t row_step() const = 0;
   virtual size_t bytes() const = 0;
 
+  /// Source columns that are known to be zero need not be multiplied: whether Multiply profits.
+  virtual bool skips_columns() const { return false; }
+
   /// The accumulators of one chunk and panel: `rows` <= kMaxChunkRows rows of `source`, whose rows
   /// are `source_stride` elements apart. Row r goes to accumulators + r * kMaxPanelCols, float, or
   /// int32_t for the quantised forms; all kMaxPanelCols * kMaxChunkRows elements may be written.
-  /// May be called from several threads at once.
+  /// The source is zero outside `columns` (ascending, within source_cols()). May be called from
+  /// several threads at once.
   virtual absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
-                                int64_t panel, void* accumulators) const = 0;
+                                std::span<const ColumnRange> columns, int64_t panel,
+                                void* accumulators) const = 0;
 };
 
 /// A weight converted to the elements of a precision, row by row as it is packed: float, bfloat16
