@@ -10,6 +10,8 @@
 //   by
 //                      dense: statistics in the attention, prediction of scores, top-k,
 //                      accumulation, compaction, accounts
+//   QKV rows %         rows of Q, K and V generated, of dense's
+//   refetched %        softmax rows that progressive quantization made again
 //
 // Threads: THRESHER_BENCH_THREADS, else 2. THRESHER_BENCH_PAIRS: runs of each kind, else 3.
 #include <benchmark/benchmark.h>
