@@ -55,7 +55,7 @@ class AlignedBuffer {
     if (size > capacity_) {
       const size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
       capacity_ = size_ = 0;
-      data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+      data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));  // NOLINT: the only owner
       if (data_ == nullptr) throw std::bad_alloc();
       capacity_ = bytes / sizeof(T);
     }
