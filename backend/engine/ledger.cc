@@ -47,6 +47,11 @@ int64_t BytesRead(const PolicyShape& shape, const SequencePlan* plan,
   return (key_bits * dim + 7) / 8 + record.values * dim * 4;
 }
 
+/// Pairs of a query and a key that it sees.
+int64_t PairsInSight(const PolicyShape& shape, int64_t rows) {
+  return shape.causal ? rows * (rows + 1) / 2 : rows * rows;
+}
+
 constexpr double kSinkThreshold = 0.3;
 
 /// Softmax rows of each head: of its queries those that are not one-hot.
@@ -71,9 +76,9 @@ std::vector<int64_t> SoftmaxRows(const SequencePlan& plan, const AttentionRecord
 }  // namespace
 
 Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const SequencePlan* plan,
-               const AttentionRecord& record) {
+               bool predicted, const AttentionRecord& record) {
   const int64_t n = dense_rows;
-  const int64_t pairs = shape.heads * (shape.causal ? n * (n + 1) / 2 : n * n);
+  const int64_t pairs = shape.heads * PairsInSight(shape, n);
   const int64_t heads =
       plan != nullptr && plan->heads ? static_cast<int64_t>(plan->heads->size()) : shape.heads;
   int64_t low = 0;
@@ -89,14 +94,24 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
   Set(work.mutable_bytes(), pairs * shape.head_dim * 8, BytesRead(shape, plan, record));
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
+  if (predicted) {
+    // Before anything is chosen: every row, in every head that is present. Heads that share K and V
+    // are dropped together.
+    const int64_t kv_heads = heads / (shape.heads / shape.kv_heads);
+    work.set_predicted_rows(rows * (heads + kv_heads));
+    work.set_predicted_scores(heads * PairsInSight(shape, rows));
+  }
   return work;
 }
 
-void AttentionDistribution::Add(const SequencePlan& plan, const AttentionRecord& record) {
+void AttentionDistribution::Add(const SequencePlan& plan, bool first_present,
+                                const AttentionRecord& record) {
   if (!plan.wanted.distribution) return;
   entropy_ += record.entropy_sum;
-  sink_ += std::accumulate(record.sink_sums.begin(), record.sink_sums.end(), 0.0);
   rows_ += record.rows;
+  if (!first_present) return;
+  sink_ += std::accumulate(record.sink_sums.begin(), record.sink_sums.end(), 0.0);
+  sink_rows_ += record.rows;
   const std::vector<int64_t> rows = SoftmaxRows(plan, record);
   for (size_t h = 0; h < rows.size(); ++h) {
     if (rows[h] == 0) continue;
@@ -108,7 +123,8 @@ void AttentionDistribution::Add(const SequencePlan& plan, const AttentionRecord&
 void AttentionDistribution::Fill(v1::PruningReport* report) const {
   if (rows_ == 0) return;
   report->set_attention_entropy(entropy_ / static_cast<double>(rows_));
-  report->set_sink_share(sink_ / static_cast<double>(rows_));
+  if (sink_rows_ == 0) return;
+  report->set_sink_share(sink_ / static_cast<double>(sink_rows_));
   report->set_sink_heads(static_cast<double>(sink_heads_) / static_cast<double>(heads_));
 }
 

@@ -12,26 +12,32 @@
 namespace thresher {
 
 /// The work of one layer: of `dense_rows` tokens, `rows` were present, the attention did what
-/// `record` says under `plan` (null: dense).
+/// `record` says under `plan` (null: dense), for which the scores were `predicted` or not.
 v1::PruningReport::Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows,
-                                  const SequencePlan* plan, const AttentionRecord& record);
+                                  const SequencePlan* plan, bool predicted,
+                                  const AttentionRecord& record);
 
 /// Entropy and sink of one sequence's attention, over its layers:
 ///   entropy of a row, -sum over keys of p ln p; here the mean over all softmax rows;
 ///   sink share, the mean over all softmax rows of the first token's probability;
 ///   sink heads, the share of the heads that ran, over layers, whose own mean of it is above 0.3:
 ///   Sink_1 of arXiv 2410.10781 (there of one length of text, epsilon 0.3).
+/// The sink is the first token's: layers that it does not reach (a policy may drop it) count for
+/// the entropy alone.
 class AttentionDistribution {
  public:
-  /// A layer that ran under `plan`. Nothing unless the plan wanted the distribution.
-  void Add(const SequencePlan& plan, const AttentionRecord& record);
-  /// Sets the report's fields if anything was added.
+  /// A layer that ran under `plan`; `first_present`: its row 0 is the first token. Nothing unless
+  /// the plan wanted the distribution.
+  void Add(const SequencePlan& plan, bool first_present, const AttentionRecord& record);
+  /// Sets those of the report's fields that anything was added for.
   void Fill(v1::PruningReport* report) const;
 
  private:
   double entropy_ = 0.0;
-  double sink_ = 0.0;
   int64_t rows_ = 0;
+  // Of the layers that the first token reached.
+  double sink_ = 0.0;
+  int64_t sink_rows_ = 0;
   int64_t heads_ = 0;       // That had a softmax row, over layers.
   int64_t sink_heads_ = 0;  // Those of them that are sinks.
 };

@@ -46,6 +46,7 @@ class SequenceRun {
     plan_ = {};
     if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
     plan_.wanted.distribution = request_.detail.distribution;
+    predicted_ = prediction != nullptr;
     if (sparse()) run_->BeforeProjection(layer, positions_, prediction, &plan_);
     return &plan_;
   }
@@ -53,10 +54,11 @@ class SequenceRun {
   /// Counts the layer and hears what the policy decides.
   void Finish(int32_t layer, const AttentionRecord& record) {
     const SequencePlan* plan = planned() ? &plan_ : nullptr;
-    const v1::PruningReport::Work work = LayerWork(shape_, tokens_, rows(), plan, record);
+    const v1::PruningReport::Work work =
+        LayerWork(shape_, tokens_, rows(), plan, predicted_, record);
     AddWork(work, report_->mutable_total());
     if (request_.detail.layers) *report_->add_layers() = work;
-    if (plan != nullptr) distribution_.Add(*plan, record);
+    if (plan != nullptr) distribution_.Add(*plan, positions_[0] == 0, record);
     kept_rows_.resize(positions_.size());
     std::iota(kept_rows_.begin(), kept_rows_.end(), 0);
     if (!sparse()) return;
@@ -109,6 +111,7 @@ class SequenceRun {
   std::vector<int32_t> heads_;
   std::unique_ptr<PolicyRun> run_;
   SequencePlan plan_;
+  bool predicted_ = false;  // The plan was made with a prediction.
   std::vector<int32_t> kept_rows_;
   AttentionDistribution distribution_;
 };

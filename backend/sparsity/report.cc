@@ -19,6 +19,8 @@ void AddWork(const Work& work, Work* total) {
   add(work.bytes(), total->mutable_bytes());
   total->set_softmax_rows(total->softmax_rows() + work.softmax_rows());
   total->set_refetched_rows(total->refetched_rows() + work.refetched_rows());
+  total->set_predicted_rows(total->predicted_rows() + work.predicted_rows());
+  total->set_predicted_scores(total->predicted_scores() + work.predicted_scores());
 }
 
 double KeepRatio(const Amount& amount) {

@@ -24,7 +24,7 @@ constexpr PolicyShape kShape = {
 
 TEST(Ledger, ADenseLayerDoesAllOfIt) {
   const AttentionRecord record{.rows = 4 * 5, .scores = 4 * 25, .values = 4 * 25};
-  const Work work = LayerWork(kShape, 5, 5, nullptr, record);
+  const Work work = LayerWork(kShape, 5, 5, nullptr, false, record);
   for (const KindOfWork& kind : kKindsOfWork) EXPECT_EQ(KeepRatio((work.*kind.amount)()), 1.0);
   EXPECT_EQ(work.qkv_rows().dense(), 5 * (4 + 2 * 2));
   // K and V in float: 2 x 4 bytes for each element of 100 pairs.
@@ -38,7 +38,7 @@ TEST(Ledger, BytesFollowTheWidthsOfThePlanes) {
   plan.quantization = {.msb_bits = 6, .lsb_bits = 4, .threshold = 0.1};
   const AttentionRecord record{
       .rows = 20, .refetched_rows = 4, .scores = 100, .refetched_scores = 20, .values = 30};
-  const Work work = LayerWork(kShape, 5, 5, &plan, record);
+  const Work work = LayerWork(kShape, 5, 5, &plan, false, record);
   EXPECT_EQ(work.bytes().done(), (100 * 6 + 20 * 4) * 8 / 8 + 30 * 8 * 4);
   EXPECT_EQ(work.refetched_rows(), 4);
   EXPECT_DOUBLE_EQ(RefetchShare(work), 0.2);
@@ -48,11 +48,37 @@ TEST(Ledger, DroppedTokensAndLowPrecisionRowsCount) {
   SequencePlan plan;
   plan.ffn_low_precision = {0, 1, 1};
   const AttentionRecord record{.rows = 12, .scores = 36, .values = 36};
-  const Work work = LayerWork(kShape, 5, 3, &plan, record);
+  const Work work = LayerWork(kShape, 5, 3, &plan, false, record);
   EXPECT_EQ(work.tokens().dense(), 5);
   EXPECT_EQ(work.tokens().done(), 3);
   EXPECT_EQ(work.ffn_full_precision().done(), 1);
   EXPECT_EQ(work.qkv_rows().done(), 3 * 8);
+}
+
+TEST(Ledger, APredictionIsOfEveryRowAndPairOfTheHeadsPresent) {
+  // Three of five tokens, all heads: 3 x (4 of Q + 2 of K), 4 x 9 pairs.
+  SequencePlan plan;
+  Work work = LayerWork(kShape, 5, 3, &plan, true, {});
+  EXPECT_EQ(work.predicted_rows(), 3 * 6);
+  EXPECT_EQ(work.predicted_scores(), 4 * 9);
+  // One group: 3 x (2 + 1), 2 x 9.
+  plan.heads = {{2, 3}};
+  work = LayerWork(kShape, 5, 3, &plan, true, {});
+  EXPECT_EQ(work.predicted_rows(), 3 * 3);
+  EXPECT_EQ(work.predicted_scores(), 2 * 9);
+  // What is then chosen changes nothing.
+  plan.candidates.emplace(4, 3, 3);
+  plan.one_hot.assign(4 * 3, 0);
+  EXPECT_EQ(LayerWork(kShape, 5, 3, &plan, true, {}).predicted_scores(), 2 * 9);
+  // Causal: 1 + 2 + 3 pairs.
+  PolicyShape causal = kShape;
+  causal.causal = true;
+  EXPECT_EQ(LayerWork(causal, 5, 3, nullptr, true, {}).predicted_scores(), 4 * 6);
+  Work total;
+  AddWork(work, &total);
+  AddWork(work, &total);
+  EXPECT_EQ(total.predicted_rows(), 2 * 9);
+  EXPECT_EQ(total.predicted_scores(), 2 * 18);
 }
 
 TEST(Ledger, NothingToDoIsNothingLeftOut) {
@@ -120,7 +146,8 @@ TEST_P(LedgerOnDevices, SaysWhatTheDeviceSaysAndNeverMoreThanDense) {
                                  plans, out.view(), records);
     ASSERT_TRUE(status.ok()) << status;
     const AttentionRecord& record = records[0];
-    const Work work = LayerWork(kShape, dense_rows, rows, &plan, record);
+    const bool predicted = random() % 2 == 0;
+    const Work work = LayerWork(kShape, dense_rows, rows, &plan, predicted, record);
 
     // Counted anew from the plan alone.
     int64_t scores = 0, softmax_rows = 0;
@@ -146,10 +173,20 @@ TEST_P(LedgerOnDevices, SaysWhatTheDeviceSaysAndNeverMoreThanDense) {
       EXPECT_LE((work.*kind.amount)().done(), (work.*kind.amount)().dense()) << kind.name;
     }
     EXPECT_LE(work.bytes().done(), work.bytes().dense());
+    // A prediction comes before any choice: all that is generated and scored was predicted.
+    if (predicted) {
+      EXPECT_GE(work.predicted_scores(), work.scores().done());
+      const int64_t values = plan.heads ? rows : 2 * rows;
+      EXPECT_GE(work.predicted_rows(), work.qkv_rows().done() - values);
+      EXPECT_LE(work.predicted_rows(), rows * (kShape.heads + kShape.kv_heads));
+    } else {
+      EXPECT_EQ(work.predicted_rows(), 0);
+      EXPECT_EQ(work.predicted_scores(), 0);
+    }
 
     v1::PruningReport report;
     AttentionDistribution distribution;
-    distribution.Add(plan, record);
+    distribution.Add(plan, true, record);
     distribution.Fill(&report);
     ASSERT_EQ(report.has_attention_entropy(), softmax_rows > 0);
     EXPECT_GE(report.attention_entropy(), -1e-6);
@@ -175,8 +212,8 @@ TEST(AttentionDistribution, OfUniformRowsIsTheLogarithmOfTheLength) {
     record.entropy_sum = 4 * length * std::log(length);
     record.sink_sums.assign(4, 1.0);  // length rows of 1 / length.
     AttentionDistribution distribution;
-    distribution.Add(Measuring(), record);
-    distribution.Add(Measuring(), record);  // Another layer of the same kind.
+    distribution.Add(Measuring(), true, record);
+    distribution.Add(Measuring(), true, record);  // Another layer of the same kind.
     v1::PruningReport report;
     distribution.Fill(&report);
     EXPECT_DOUBLE_EQ(report.attention_entropy(), std::log(length));
@@ -192,7 +229,7 @@ TEST(AttentionDistribution, OfAUniformCausalMapIsTheHarmonicMean) {
   AttentionRecord record{.rows = kLength};
   record.sink_sums = {harmonic};
   AttentionDistribution distribution;
-  distribution.Add(Measuring(), record);
+  distribution.Add(Measuring(), true, record);
   v1::PruningReport report;
   distribution.Fill(&report);
   EXPECT_DOUBLE_EQ(report.sink_share(), harmonic / kLength);  // 0.2929
@@ -207,16 +244,41 @@ TEST(AttentionDistribution, HeadsAreJudgedByTheirOwnRows) {
   AttentionRecord record{.rows = 3};
   record.sink_sums = {0.0, 0.5, 0.2};
   AttentionDistribution distribution;
-  distribution.Add(plan, record);
+  distribution.Add(plan, true, record);
   v1::PruningReport report;
   distribution.Fill(&report);
   EXPECT_DOUBLE_EQ(report.sink_heads(), 0.5);
   EXPECT_DOUBLE_EQ(report.sink_share(), 0.7 / 3);
 }
 
+TEST(AttentionDistribution, SinkIsOfTheLayersThatTheFirstTokenReached) {
+  AttentionRecord first{.rows = 4};
+  first.entropy_sum = 4.0;
+  first.sink_sums = {2.0, 0.2};      // Two rows each.
+  AttentionRecord later{.rows = 2};  // Row 0 is another token now, however much it receives.
+  later.entropy_sum = 0.5;
+  later.sink_sums = {1.0, 1.0};
+  AttentionDistribution distribution;
+  distribution.Add(Measuring(), true, first);
+  distribution.Add(Measuring(), false, later);
+  v1::PruningReport report;
+  distribution.Fill(&report);
+  EXPECT_DOUBLE_EQ(report.attention_entropy(), 4.5 / 6);
+  EXPECT_DOUBLE_EQ(report.sink_share(), 2.2 / 4);
+  EXPECT_DOUBLE_EQ(report.sink_heads(), 0.5);
+
+  AttentionDistribution without;
+  without.Add(Measuring(), false, later);
+  v1::PruningReport silent;
+  without.Fill(&silent);
+  EXPECT_TRUE(silent.has_attention_entropy());
+  EXPECT_FALSE(silent.has_sink_share());
+  EXPECT_FALSE(silent.has_sink_heads());
+}
+
 TEST(AttentionDistribution, IsSilentAboutWhatWasNotMeasured) {
   AttentionDistribution distribution;
-  distribution.Add({}, {.rows = 10});
+  distribution.Add({}, true, {.rows = 10});
   v1::PruningReport report;
   distribution.Fill(&report);
   EXPECT_FALSE(report.has_attention_entropy());
