@@ -176,6 +176,8 @@ void FillWork(const InferenceAnswer& answer,
   (*facts)["softmax_rows"].set_int64_param(total.softmax_rows());
   (*facts)["refetched_rows"].set_int64_param(total.refetched_rows());
   (*facts)["refetch_share"].set_double_param(RefetchShare(total));
+  (*facts)["predicted_rows"].set_int64_param(total.predicted_rows());
+  (*facts)["predicted_scores"].set_int64_param(total.predicted_scores());
 }
 
 /// Each row's whole report as JSON, a list.

@@ -27,18 +27,29 @@ PruningMetrics::PruningMetrics(const MetricsOptions& options, prometheus::Regist
     : options_(options),
       registry_(registry),
       keep_(Histograms("thresher_keep_ratio",
-                       "Work done over dense work of each answered sequence, by kind of work.")),
-      done_(Counters("thresher_operations_done_total", "Operations done, by kind of work.")),
+                       "Work done over dense work of each answered sequence, by kind of work: "
+                       "values and scores are what the policy reads, not what this device "
+                       "executed.")),
+      done_(Counters("thresher_operations_done_total",
+                     "Operations done, by kind of work: values and scores are what the policy "
+                     "reads, not what this device executed.")),
       skipped_(Counters("thresher_operations_skipped_total",
                         "Operations that dense would have done and the policy left out.")),
       bytes_fetched_(
-          Counters("thresher_kv_fetched_bytes_total", "Bytes of K and V that the attention read.")),
+          Counters("thresher_kv_fetched_bytes_total",
+                   "Bytes of K and V that the policy reads, not what this device fetched.")),
       bytes_saved_(Counters("thresher_kv_saved_bytes_total",
                             "Bytes of K and V that dense would have read besides.")),
       softmax_rows_(Counters("thresher_softmax_rows_total",
                              "Rows of attention probabilities, over heads and queries.")),
       refetched_rows_(
           Counters("thresher_refetched_rows_total", "Softmax rows made again from all bits of K.")),
+      predicted_rows_(Counters("thresher_predicted_rows_total",
+                               "Rows of Q and K that were predicted besides, over heads; dense has "
+                               "none.")),
+      predicted_scores_(
+          Counters("thresher_predicted_scores_total",
+                   "Scores that were predicted besides, over heads; dense has none.")),
       entropy_(Histograms("thresher_attention_entropy_nats",
                           "Mean entropy of the softmax rows of each measured sequence.")),
       sink_share_(Histograms("thresher_attention_sink_share",
@@ -93,9 +104,12 @@ void PruningMetrics::OnReport(std::string_view model, std::string_view policy,
   count(total.bytes(), series.bytes);
   series.softmax_rows->Increment(static_cast<double>(total.softmax_rows()));
   series.refetched_rows->Increment(static_cast<double>(total.refetched_rows()));
+  series.predicted_rows->Increment(static_cast<double>(total.predicted_rows()));
+  series.predicted_scores->Increment(static_cast<double>(total.predicted_scores()));
   if (!report.has_attention_entropy()) return;
   ModelSeries& measured = UseModel(model);
   measured.entropy->Observe(report.attention_entropy());
+  if (!report.has_sink_share()) return;
   measured.sink_share->Observe(report.sink_share());
   measured.sink_heads->Observe(report.sink_heads());
 }
@@ -127,6 +141,8 @@ PruningMetrics::PolicySeries& PruningMetrics::UsePolicy(std::string_view model,
     series.bytes = {&bytes_fetched_.Add(labels), &bytes_saved_.Add(labels)};
     series.softmax_rows = &softmax_rows_.Add(labels);
     series.refetched_rows = &refetched_rows_.Add(labels);
+    series.predicted_rows = &predicted_rows_.Add(labels);
+    series.predicted_scores = &predicted_scores_.Add(labels);
     for (size_t kind = 0; kind < kKinds; ++kind) {
       Labels with_kind = labels;
       with_kind["kind"] = std::string(kKindsOfWork[kind].name);

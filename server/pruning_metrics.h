@@ -51,6 +51,8 @@ class PruningMetrics {
     Operations bytes;
     prometheus::Counter* softmax_rows = nullptr;
     prometheus::Counter* refetched_rows = nullptr;
+    prometheus::Counter* predicted_rows = nullptr;
+    prometheus::Counter* predicted_scores = nullptr;
     std::vector<std::array<Operations, kKinds>> layers;  // Only ever grows.
   };
   struct ModelSeries {
@@ -76,6 +78,8 @@ class PruningMetrics {
   prometheus::Family<prometheus::Counter>& bytes_saved_;
   prometheus::Family<prometheus::Counter>& softmax_rows_;
   prometheus::Family<prometheus::Counter>& refetched_rows_;
+  prometheus::Family<prometheus::Counter>& predicted_rows_;
+  prometheus::Family<prometheus::Counter>& predicted_scores_;
   prometheus::Family<prometheus::Histogram>& entropy_;
   prometheus::Family<prometheus::Histogram>& sink_share_;
   prometheus::Family<prometheus::Histogram>& sink_heads_;

@@ -153,11 +153,19 @@ std::string Facts(const v1::PruningReport& report) {
         fmt::format("; {:.1f} % of the softmax rows refetched", 100 * RefetchShare(report.total()));
   }
   if (report.has_attention_entropy()) {
-    out += fmt::format(
-        "; entropy {:.2f} nats; {:.1f} % on the first token, the sink of {:.0f} % of the heads",
-        report.attention_entropy(), 100 * report.sink_share(), 100 * report.sink_heads());
+    out += fmt::format("; entropy {:.2f} nats", report.attention_entropy());
   }
-  return out + "\n";
+  if (report.has_sink_share()) {
+    out += fmt::format("; {:.1f} % on the first token, the sink of {:.0f} % of the heads",
+                       100 * report.sink_share(), 100 * report.sink_heads());
+  }
+  out += "\n";
+  const v1::PruningReport::Work& total = report.total();
+  if (total.predicted_rows() > 0 || total.predicted_scores() > 0) {
+    out += fmt::format("{}predicted besides: {} rows of Q and K, {} scores\n", kIndent,
+                       total.predicted_rows(), total.predicted_scores());
+  }
+  return out;
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ bool UseColor(ColorMode mode);
 ///   went; without, {piece|N} was dropped after layer N (1, 2, ..). Pieces of one character show it
 ///   once, with the latest layer of all.
 /// - a table of what each layer did, as shares of dense;
-/// - the policy, refetched rows, and the attention's entropy and sink.
+/// - the policy, refetched rows, and the attention's entropy and sink;
+/// - what a prediction added, where there was one.
 /// Layers and pieces may be missing or contradict each other: what is not there is not shown.
 std::string ExplainText(std::string_view first, std::string_view second, const v1::ResultInfo& info,
                         bool color);

@@ -82,7 +82,7 @@ TEST_F(CliTest, JsonHasAllFacts) {
                "ffn_full_precision": 1.0},
       "bytes": {"dense": 0, "done": 0}, "refetch_share": 0.0,
       "total": {"tokens": {"dense": 5000000000, "done": 0}, "softmax_rows": 0,
-                "refetched_rows": 0}}})"));
+                "refetched_rows": 0, "predicted_rows": 0, "predicted_scores": 0}}})"));
 }
 
 TEST_F(CliTest, HelpAndPoliciesListEveryKey) {

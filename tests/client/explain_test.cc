@@ -10,6 +10,7 @@
 namespace thresher::cli {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
@@ -105,6 +106,26 @@ TEST(ExplainText, DrivesNoTerminalAndSurvivesNonsense) {
   info.clear_pieces();  // An older server.
   EXPECT_THAT(ExplainText("a", "", info, false), StartsWith("    layer"));
   EXPECT_EQ(ExplainText("a", "", {}, false), "");
+}
+
+TEST(ExplainText, SaysWhatAPredictionAddedWhereThereWasOne) {
+  v1::ResultInfo info = Explained(1, {{"a", 0, 0, 1, 1}});
+  EXPECT_THAT(ExplainText("a", "", info, false), Not(HasSubstr("predicted")));
+  info.mutable_report()->mutable_total()->set_predicted_rows(84);
+  info.mutable_report()->mutable_total()->set_predicted_scores(294);
+  EXPECT_THAT(ExplainText("a", "", info, false),
+              EndsWith("\n    predicted besides: 84 rows of Q and K, 294 scores\n"));
+}
+
+TEST(ExplainText, TheSinkIsShownOnlyWhereItWasMeasured) {
+  v1::ResultInfo info = Explained(1, {{"a", 0, 0, 1, 1}});
+  info.mutable_report()->set_attention_entropy(0.5);
+  EXPECT_THAT(ExplainText("a", "", info, false), EndsWith("; entropy 0.50 nats\n"));
+  info.mutable_report()->set_sink_share(0.25);
+  info.mutable_report()->set_sink_heads(0.5);
+  EXPECT_THAT(ExplainText("a", "", info, false),
+              EndsWith("; entropy 0.50 nats; 25.0 % on the first token, the sink of 50 % of the "
+                       "heads\n"));
 }
 
 TEST(UseColor, FollowsTheFlagThenTheEnvironment) {

@@ -41,7 +41,8 @@ TEST(ToJsonTest, MessageKeepsFieldNamesAndNumbers) {
   report.mutable_total()->mutable_tokens()->set_dense(5'000'000'000);
   EXPECT_EQ(Dump(ToJson(report)),
             R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
-            R"("softmax_rows":0,"refetched_rows":0},"layers":[],"token_layers":[]})");
+            R"("softmax_rows":0,"refetched_rows":0,)"
+            R"("predicted_rows":0,"predicted_scores":0},"layers":[],"token_layers":[]})");
 }
 
 TEST(ToJsonTest, MessagesThatAreNotSetAreLeftOut) {

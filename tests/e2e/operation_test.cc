@@ -82,7 +82,8 @@ TEST(MetricsTest, AreWhatPrometheusWantsAndCountEveryInput) {
         "thresher_batch_sequences_bucket", "thresher_batch_tokens_bucket",
         "thresher_keep_ratio_bucket", "thresher_operations_done_total",
         "thresher_operations_skipped_total", "thresher_kv_saved_bytes_total",
-        "thresher_refetched_rows_total", "thresher_attention_entropy_nats_bucket",
+        "thresher_refetched_rows_total", "thresher_predicted_rows_total",
+        "thresher_predicted_scores_total", "thresher_attention_entropy_nats_bucket",
         "thresher_attention_sink_share_bucket", "thresher_queue_oldest_age_seconds",
         "thresher_threads", "thresher_build_info"}) {
     EXPECT_THAT(metrics.body, HasSubstr(name));

@@ -209,6 +209,8 @@ v1::PruningReport Report(int layers) {
     set(work->mutable_bytes(), 1000 * times, 250 * times);
     work->set_softmax_rows(8 * times);
     work->set_refetched_rows(3 * times);
+    work->set_predicted_rows(40 * times);
+    work->set_predicted_scores(200 * times);
   };
   fill(report.mutable_total(), layers);
   for (int l = 0; l < layers; ++l) fill(report.add_layers(), 1);
@@ -240,6 +242,8 @@ TEST_F(MetricsTest, AReportIsCountedByModelPolicyAndKind) {
   EXPECT_EQ(Value(text, "thresher_kv_saved_bytes_total" + policy), 3000);
   EXPECT_EQ(Value(text, "thresher_softmax_rows_total" + policy), 32);
   EXPECT_EQ(Value(text, "thresher_refetched_rows_total" + policy), 12);
+  EXPECT_EQ(Value(text, "thresher_predicted_rows_total" + policy), 160);
+  EXPECT_EQ(Value(text, "thresher_predicted_scores_total" + policy), 800);
   EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_count{model="m"})"), 1);
   EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_sum{model="m"})"), 1.5);
   EXPECT_EQ(Value(text, R"(thresher_attention_sink_share_sum{model="m"})"), 0.25);

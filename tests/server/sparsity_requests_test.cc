@@ -230,6 +230,24 @@ TEST_F(SparsityRequestsTest, MetricsAreTheSumOfTheReports) {
   EXPECT_EQ(Metric(R"(thresher_keep_ratio_sum{kind="token",model="sst2-mini",policy="dense"})"), 1);
 }
 
+TEST_F(SparsityRequestsTest, WhatAPredictionAddsIsReportedEverywhere) {
+  const v1::ClassifyResponse expected = Answer(Ask("fact:topk=0.5"));
+  const v1::PruningReport::Work& total = expected.results(0).info().report().total();
+  EXPECT_GT(total.predicted_rows(), 0);
+  EXPECT_EQ(total.predicted_scores(), total.scores().dense());
+  const std::string labels = R"({model="sst2-mini",policy="fact"})";
+  EXPECT_EQ(Metric("thresher_predicted_rows_total" + labels), total.predicted_rows());
+  EXPECT_EQ(Metric("thresher_predicted_scores_total" + labels), total.predicted_scores());
+  inference::ModelInferRequest request = InferRequest({kText});
+  Parameter(&request, "sparsity").set_string_param("fact:topk=0.5");
+  inference::ModelInferResponse response;
+  const grpc::Status status = Infer(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const auto& facts = response.parameters();
+  EXPECT_EQ(facts.at("predicted_rows").int64_param(), total.predicted_rows());
+  EXPECT_EQ(facts.at("predicted_scores").int64_param(), total.predicted_scores());
+}
+
 TEST_F(SparsityRequestsTest, OpenInferenceReportsTheSameInParameters) {
   constexpr const char* kPolicy = "spatten:final=0.4,heads=0.5,bits=4/4,refetch=0.9";
   v1::PruningReport::Work sum;
