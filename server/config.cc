@@ -95,7 +95,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   if (config.listen() == config.http() && !config.listen().ends_with(":0")) {
     check.Fail("http", fmt::format("is '{}', which gRPC (listen) has already", config.http()));
   }
-  if (config.device().empty()) check.Fail("device", "is empty, must be the name of a device");
+  check.Check("device", CheckDeviceName(config.device()));
   if (config.has_precision()) check.Check("precision", ParsePrecision(config.precision()).status());
   check.Range("threads", config.threads(), 0, 1024);
   check.Range("max_batch_tokens", config.max_batch_tokens(), 1, kAny);
@@ -143,8 +143,10 @@ absl::Status ValidateModelConfig(const v1::ModelConfig& config) {
   if (config.has_precision()) {
     THRESHER_RETURN_IF_ERROR(Annotate(ParsePrecision(config.precision()).status(), "precision"));
   }
-  if (config.has_device() && config.device().empty()) {
-    return InvalidArgument("device: is empty, must be the name of a device");
+  if (config.has_device()) {
+    if (const absl::Status known = CheckDeviceName(config.device()); !known.ok()) {
+      return InvalidArgument("device: {}", Message(known));
+    }
   }
   if (config.has_pooling() && config.pooling() != "cls" && config.pooling() != "mean") {
     return InvalidArgument("pooling: is '{}', must be cls or mean", config.pooling());

@@ -34,7 +34,7 @@ struct Setting {
 constexpr std::array kSettings = {
     Setting{"model_repository", "Models", "DIR",
             "Serve each subdirectory of DIR as a model of that name"},
-    Setting{"device", "Models", "NAME", "Where models run: cpu, reference or sim:PRESET[@DEVICE]"},
+    Setting{"device", "Models", "NAME", "Where models run: cpu, or reference (slow, exact)"},
     Setting{"precision", "Models", "f32|bf16|int8",
             "Of matrix products [bf16 where the processor has AMX, else f32]"},
     Setting{"listen", "Addresses", "HOST:PORT", "gRPC; port 0 picks a free one"},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/evaluation/quality.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -64,6 +65,40 @@ absl::StatusOr<Encoding> Encode(const InferenceRequest& request, const Inference
                     : tokenizer.Encode(input.text, options);
 }
 
+bool Embeds(const InferenceRequest& request) {
+  return request.method == Method::kEmbed ||
+         (request.method == Method::kModelInfer && request.model->model->info.task == Task::kNone);
+}
+
+/// What the quality of a call's answers is measured in (EngineRunner does it); INVALID_ARGUMENT
+/// where calibration measures nothing that these answers are.
+absl::StatusOr<Measure> MeasureOfAnswers(const InferenceRequest& request) {
+  const ModelInfo& info = request.model->model->info;
+  const bool classifier = info.task == Task::kSequenceClassification;
+  const bool one_output = classifier && info.labels.size() == 1;
+  const auto unmeasured = [&](std::string_view why) {
+    return InvalidArgument(
+        "max_quality_loss: no quality profile of model '{}' can hold for {}: {}; choose a policy "
+        "by sparsity instead, and see what it costs: thresher evaluate",
+        request.model->name, Name(request.method), why);
+  };
+  if (Embeds(request)) {
+    if (one_output) return unmeasured("what is measured of a head with one output is that output");
+    if (request.pooling.value_or(info.pooling) != info.pooling) {
+      return unmeasured("embeddings are measured with the model's own pooling");
+    }
+    return Measure::kSimilarity;
+  }
+  if (!classifier || info.multi_label) {
+    return unmeasured("what is measured are classes of texts, one each, and embeddings");
+  }
+  return one_output ? Measure::kSimilarity : Measure::kAccuracy;
+}
+
+std::string_view TaskFlag(Measure measure) {
+  return measure == Measure::kAccuracy ? "accuracy" : "similarity";
+}
+
 Sequence ToSequence(const InferenceRequest& request, const Encoding& encoding) {
   const ModelInfo& info = request.model->model->info;
   Sequence sequence;
@@ -76,8 +111,7 @@ Sequence ToSequence(const InferenceRequest& request, const Encoding& encoding) {
   if (typed) {
     for (const EncodedToken& token : encoding.tokens) sequence.type_ids.push_back(token.type_id);
   }
-  const bool embed = request.method == Method::kEmbed ||
-                     (request.method == Method::kModelInfer && info.task == Task::kNone);
+  const bool embed = Embeds(request);
   sequence.want_embedding = embed;
   sequence.want_logits = !embed;
   sequence.pooling = request.pooling.value_or(info.pooling);
@@ -123,10 +157,19 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       : inference_(inference), request_(std::move(request)), done_(std::move(done)) {
     answer_.model = request_.model;
     answer_.results.resize(request_.inputs.size());
+    for (const InferenceInput& input : request_.inputs) {
+      bytes_ += static_cast<int64_t>(input.text.size() + input.pair.value_or("").size() +
+                                     input.ids.size_bytes() + input.type_ids.size_bytes());
+    }
+    inference_->pending_bytes_ += bytes_;
   }
+  ~Call() { inference_->pending_bytes_ -= bytes_; }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   void Start() {
     if (absl::Status status = ParsePolicy(); !status.ok()) return Fail(status);
+    if (absl::Status status = CheckRoom(); !status.ok()) return Fail(status);
     if (Now() >= request_.deadline) {
       return Fail(DeadlineExceeded("the deadline had passed when the call arrived"));
     }
@@ -148,6 +191,17 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   }
 
  private:
+  /// Before anything is spent on the call.
+  absl::Status CheckRoom() const {
+    const int64_t pending = inference_->pending_bytes_;
+    if (pending > std::max(inference_->options_.max_pending_bytes, bytes_)) {
+      return ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
+                               pending, inference_->options_.max_pending_bytes);
+    }
+    return computes() ? inference_->scheduler_->CheckRoom(request_.inputs.size())
+                      : absl::OkStatus();
+  }
+
   absl::Status ParsePolicy() {
     if (request_.max_quality_loss) return ChooseByQuality(*request_.max_quality_loss);
     if (request_.policy.empty()) return absl::OkStatus();
@@ -165,12 +219,23 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       return InvalidArgument("max_quality_loss: {} is not in [0, 1]; 0.01 is one point", max_loss);
     }
     const ServedModel& model = *request_.model;
+    THRESHER_ASSIGN_OR_RETURN(const Measure measure, MeasureOfAnswers(request_));
+    const std::string command =
+        fmt::format("thresher calibrate --model {} --data LABELLED.tsv --max-loss {} --task {}",
+                    model.directory, max_loss > 0 ? max_loss : 0.01, TaskFlag(measure));
     if (!model.quality.ok()) {
       return InvalidArgument(
           "max_quality_loss: model '{}' has no quality profile that could be used ({}); make one "
-          "and reload the model: thresher calibrate --model {} --data LABELLED.tsv --max-loss {}",
-          model.name, Message(model.quality.status()), model.directory,
-          max_loss > 0 ? max_loss : 0.01);
+          "and reload the model: {}",
+          model.name, Message(model.quality.status()), command);
+    }
+    if (model.quality->measure() != measure) {
+      return InvalidArgument(
+          "max_quality_loss: the quality profile of model '{}' was measured in {}, which promises "
+          "nothing for {}, whose quality is measured in {}; make one for it and reload the model: "
+          "{}",
+          model.name, LossMetric(model.quality->measure()), Name(request_.method),
+          LossMetric(measure), command);
     }
     policy_ = model.quality->Choose(max_loss);
     return absl::OkStatus();
@@ -226,7 +291,9 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   /// Input i has its result, or failed.
   void End(size_t i, const absl::Status& status) {
     InferenceResult& result = answer_.results[i];
-    result.status = Annotate(status, fmt::format("{} {}", request_.noun, i));
+    // Of a result its place says which it is; of a whole call nothing else would.
+    result.status =
+        request_.all_or_none ? Annotate(status, fmt::format("{} {}", request_.noun, i)) : status;
     result.times.total = Now() - request_.arrival;
   }
 
@@ -294,6 +361,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   std::shared_ptr<const Policy> policy_;  // Null: dense.
   InferenceAnswer answer_;
   std::atomic<int> waiting_ = 0;
+  int64_t bytes_ = 0;  // Of the inputs.
 };
 
 Inference::Inference(const Options& options, ModelFinder find, Scheduler* scheduler,

@@ -5,7 +5,8 @@
 //   - before anything is computed: no inputs or too many (INVALID_ARGUMENT), an unknown model
 //     (NOT_FOUND), one that is not ready or a server that drains (UNAVAILABLE), a method that the
 //     model has no head for (UNIMPLEMENTED), a sparsity policy that the model can't have or a
-//     quality bound that it has no profile for (INVALID_ARGUMENT), a full queue
+//     quality bound that it has no profile for, or one measured in another metric than the method's
+//     (INVALID_ARGUMENT), a full queue
 //     (RESOURCE_EXHAUSTED), a deadline that has passed or can't be met (DEADLINE_EXCEEDED);
 //   - afterwards: with its only input's status, or when every input failed with one code that is
 //     not the inputs' fault (all cancelled, say), so that callers see the usual status codes.
@@ -47,8 +48,8 @@ struct InferenceRequest {
   Method method = Method::kClassify;
   std::shared_ptr<const ServedModel> model;  // From Inference::Admit.
   std::vector<InferenceInput> inputs;
-  std::string_view noun = "input";  // What the transport calls an input: "question 3: ...".
-  bool all_or_none = false;         // One bad input fails the call, before anything is computed.
+  bool all_or_none = false;         // One bad input fails the call, before anything is computed;
+  std::string_view noun = "input";  // its status begins with "input 3: ", or so.
   bool truncate = false;
   bool add_special_tokens = true;
   int32_t priority = 0;
@@ -93,6 +94,8 @@ class Inference {
 
   struct Options {
     int max_inputs = 256;
+    /// Input of the calls that have not ended, all together; a call too many is RESOURCE_EXHAUSTED.
+    int64_t max_pending_bytes = 256 << 20;
     /// Threads that turn results into answers while the compute executor goes on.
     int answer_threads = 2;
   };
@@ -128,6 +131,7 @@ class Inference {
   Metrics* const metrics_;
   InferenceStatistics statistics_;
   std::atomic<bool> draining_ = false;
+  std::atomic<int64_t> pending_bytes_ = 0;
   WorkerThreads answer_threads_;  // Last: joined first.
 };
 

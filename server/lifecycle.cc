@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 namespace thresher {
@@ -59,7 +60,7 @@ void Lifecycle::SetServing() { SetPhase(Phase::kServing); }
 
 void Lifecycle::OnSignal(int signal) {
   const std::string_view name = SignalName(signal);
-  bool end_now = false;
+  std::optional<int> end_now;  // With which status.
   {
     MutexLock lock(&mutex_);
     const std::string_view doing = stop_ ? "stopping" : Name(phase_);
@@ -73,14 +74,15 @@ void Lifecycle::OnSignal(int signal) {
     } else if (serving) {
       stop_ = true;
     } else {
-      end_now = true;
+      // At the start nothing has been promised to anybody.
+      end_now = phase_ == Phase::kStarting ? EXIT_SUCCESS : 128 + signal;
       spdlog::warn("{} while {}: ending now", name, doing);
     }
     changed_.SignalAll();
   }
   if (!end_now) return;
   spdlog::default_logger()->flush();
-  options_.end_now(128 + signal);
+  options_.end_now(*end_now);
 }
 
 Lifecycle::Request Lifecycle::Wait() {

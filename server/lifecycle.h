@@ -5,8 +5,9 @@
 //
 // SIGTERM or SIGINT while serving asks for a stop: readiness goes down at once; for `lame_duck` new
 // work is still served, so that load balancers have time to look; then new work is refused and what
-// was accepted has `drain_timeout` to finish. While starting, or when a stop is under way already,
-// such a signal ends the process at once. SIGHUP while serving asks for a reload of all models.
+// was accepted has `drain_timeout` to finish. While starting (with status 0), or when a stop is
+// under way already (128 + signal), such a signal ends the process at once. SIGHUP while serving
+// asks for a reload of all models.
 #ifndef THRESHER_SERVER_LIFECYCLE_H_
 #define THRESHER_SERVER_LIFECYCLE_H_
 

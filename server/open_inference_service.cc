@@ -1,6 +1,7 @@
 #include "server/open_inference_service.h"
 
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "backend/tensor/status.h"
@@ -124,6 +125,13 @@ OpenInferenceService::Reactor* OpenInferenceService::ChangeRepository(Context* c
   auto* call = new UnaryCall<Request, Response>(*context, out);
   absl::Status status = call->Parse(*in);
   if (status.ok() && inference_->draining()) status = Unavailable("the server is draining");
+  constexpr bool kLoads = std::is_same_v<Request, inference::RepositoryModelLoadRequest>;
+  if (kLoads && status.ok() && call->request().parameters_size() > 0) {
+    status = Unimplemented(
+        "parameter '{}': models are loaded as their directory and this server's "
+        "configuration say, without parameters",
+        call->request().parameters().begin()->first);
+  }
   if (status.ok() && call->request().model_name().empty()) {
     status = InvalidArgument("model_name is empty");
   }

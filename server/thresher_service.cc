@@ -261,7 +261,6 @@ Reactor* ThresherService::Answer(Context* context, const Bytes* in, Bytes* out) 
         if (request.top() < 0 || request.top() > kMaxAnswers) {
           return InvalidArgument("top: {} is not in [0, {}]", request.top(), kMaxAnswers);
         }
-        work->noun = "question";
         return SetOptions(request.options(), work);
       },
       [](const v1::AnswerRequest& request, InferenceAnswer& answer, v1::AnswerResponse* response) {

@@ -90,16 +90,21 @@ absl::Status Device::PredictScores(const ScoreOperands& operands, std::span<cons
   return absl::OkStatus();
 }
 
+absl::Status CheckDeviceName(std::string_view name) {
+  if (name == "cpu" || name == "reference") return absl::OkStatus();
+  return NotFound("unknown device '{}': cpu or reference", name);
+}
+
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options) {
+  THRESHER_RETURN_IF_ERROR(CheckDeviceName(name));
   constexpr int kMostThreads = 4096;
   if (options.threads < 1 || options.threads > kMostThreads) {
     return InvalidArgument("device '{}': {} threads, expected 1 to {}", name, options.threads,
                            kMostThreads);
   }
-  if (name == "cpu") return CreateCpuDevice(options.threads);
   if (name == "reference") return CreateReferenceDevice();
-  return NotFound("unknown device '{}': cpu or reference", name);
+  return CreateCpuDevice(options.threads);
 }
 
 }  // namespace thresher

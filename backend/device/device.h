@@ -165,6 +165,9 @@ struct DeviceOptions {
   int threads = 1;
 };
 
+/// NOT_FOUND, with the known names, unless CreateDevice knows this one.
+absl::Status CheckDeviceName(std::string_view name);
+
 /// By name as --device gives it: "cpu", "reference". NOT_FOUND (with the known names) otherwise.
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options);

@@ -68,7 +68,7 @@ class EncoderEngine final : public Engine {
   const ModelConfig config_;
   const std::shared_ptr<Device> device_;
   const int32_t max_tokens_;
-  const Checkpoint checkpoint_;  // Holds the embedding tables.
+  const Checkpoint checkpoint_;  // Of what the encoder may have to pack later.
   const PolicyShape policy_shape_;
   Encoder encoder_;
   const std::optional<Head> head_;

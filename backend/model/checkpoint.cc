@@ -69,6 +69,18 @@ const StoredTensor* Checkpoint::Find(std::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+absl::Status Checkpoint::CheckUnchanged() const {
+  for (const MappedFile& file : files_) {
+    if (!file.Unchanged()) {
+      return FailedPrecondition(
+          "{}: the file was changed in place after it was loaded; load the model again, and "
+          "replace checkpoints by renaming or in a new version directory",
+          name_);
+    }
+  }
+  return absl::OkStatus();
+}
+
 void Checkpoint::ReleasePages() const {
   for (const MappedFile& file : files_) file.ReleasePages();
 }

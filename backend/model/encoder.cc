@@ -90,8 +90,9 @@ absl::Status Encoder::Embed(const RaggedBatch& batch, Workspace& workspace) cons
   const int64_t tokens = batch.tokens();
   workspace.hidden_.Resize(tokens, config_.hidden_size);
   FillPositions(batch, workspace.positions_);
-  const Device::Lookup lookups[] = {
-      {words_, batch.ids}, {positions_, workspace.positions_}, {types_, batch.type_ids}};
+  const Device::Lookup lookups[] = {{words_.matrix, batch.ids},
+                                    {positions_.matrix, workspace.positions_},
+                                    {types_.matrix, batch.type_ids}};
   const size_t count = config_.type_vocab_size > 0 ? 3 : 2;
   const Matrix hidden = workspace.hidden();
   THRESHER_RETURN_IF_ERROR(device_->Embed(std::span(lookups, count), hidden));
@@ -261,6 +262,14 @@ absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offse
   THRESHER_RETURN_IF_ERROR(
       layer.head_key->Run(*device_, hidden, workspace.key_wanted_, memory, to.key));
   return layer.head_value->Run(*device_, hidden, workspace.value_wanted_, memory, to.value);
+}
+
+bool Encoder::IsPrepared(const PlanNeeds& needs) const {
+  return std::ranges::all_of(layers_, [&](const Layer& layer) {
+    return (!needs.rows_by_head || layer.head_value) &&
+           (needs.low_ffn_bits == 0 || layer.low_ffn.contains(needs.low_ffn_bits)) &&
+           (needs.prediction_bits == 0 || layer.predictors.contains(needs.prediction_bits));
+  });
 }
 
 absl::Status Encoder::Prepare(const PlanNeeds& needs) {

@@ -78,6 +78,7 @@ class Encoder {
                         std::span<const SequencePlan* const> plans,
                         std::span<AttentionRecord> records, Workspace& workspace) const;
 
+  bool IsPrepared(const PlanNeeds& needs) const;
   /// Packs what plans need and is not there yet; weights come from the mapped checkpoint. Not while
   /// another thread runs.
   absl::Status Prepare(const PlanNeeds& needs);
@@ -139,7 +140,7 @@ class Encoder {
   ModelConfig config_;
   Device* device_;
   Precision precision_;
-  StoredMatrix words_, positions_, types_;
+  OwnedTable words_, positions_, types_;
   NormWeights embeddings_norm_;
   std::vector<Layer> layers_;
 };

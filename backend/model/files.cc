@@ -24,6 +24,7 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return fd_; }
+  int Release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -42,6 +43,10 @@ absl::StatusOr<size_t> RegularFileSize(const Descriptor& file, const std::string
   if (fstat(file.get(), &info) != 0) return SystemError(path, "read its size");
   if (!S_ISREG(info.st_mode)) return InvalidArgument("{}: not a regular file", path);
   return static_cast<size_t>(info.st_size);
+}
+
+int64_t ModifiedNs(const struct stat& info) {
+  return int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
 }
 
 // O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing for regular files.
@@ -102,26 +107,45 @@ absl::StatusOr<nlohmann::json> ReadJson(const std::string& path) {
 }
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const Descriptor file(open(path.c_str(), kOpenFlags));
+  Descriptor file(open(path.c_str(), kOpenFlags));
   THRESHER_ASSIGN_OR_RETURN(const size_t size, RegularFileSize(file, path));
   if (size == 0) return InvalidArgument("{}: the file is empty", path);
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return SystemError(path, "map it");
   madvise(data, size, MADV_WILLNEED);  // Only a hint: all of it is read soon.
-  return MappedFile(static_cast<const std::byte*>(data), size);
+  MappedFile mapped;
+  mapped.data_ = static_cast<const std::byte*>(data);
+  mapped.size_ = size;
+  struct stat info = {};
+  if (fstat(file.get(), &info) != 0) return SystemError(path, "read its time");
+  mapped.modified_ns_ = ModifiedNs(info);
+  mapped.file_ = file.Release();
+  return mapped;
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : file_(std::exchange(other.file_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      modified_ns_(other.modified_ns_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(file_, other.file_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(modified_ns_, other.modified_ns_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (file_ >= 0) close(file_);
+}
+
+bool MappedFile::Unchanged() const {
+  struct stat info = {};
+  return fstat(file_, &info) == 0 && static_cast<size_t>(info.st_size) == size_ &&
+         ModifiedNs(info) == modified_ns_;
 }
 
 void MappedFile::ReleasePages() const {

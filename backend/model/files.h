@@ -35,7 +35,8 @@ absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view
 absl::StatusOr<nlohmann::json> ReadJson(const std::string& path);
 
 /// A file mapped read-only. A file that another process truncates while it is mapped kills this one
-/// on the next read (SIGBUS): replace checkpoints by renaming, never in place.
+/// on the next read (SIGBUS): replace checkpoints by renaming, never in place, and ask Unchanged
+/// before a late read.
 class MappedFile {
  public:
   static absl::StatusOr<MappedFile> Open(const std::string& path);
@@ -45,14 +46,19 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  /// The file still has the size and the time of modification that it was opened with.
+  bool Unchanged() const;
+
   /// Gives the resident pages back; the next read maps them in again from the page cache.
   void ReleasePages() const;
 
  private:
-  MappedFile(const std::byte* data, size_t size) : data_(data), size_(size) {}
+  MappedFile() = default;
 
+  int file_ = -1;  // Stays open: a path may have got another file.
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int64_t modified_ns_ = 0;
 };
 
 }  // namespace thresher

@@ -124,9 +124,15 @@ absl::StatusOr<NormWeights> WeightReader::Norm(std::string_view module, int64_t 
   return norm;
 }
 
-absl::StatusOr<StoredMatrix> WeightReader::Table(std::string_view module, int64_t rows,
-                                                 int64_t cols) {
-  return Take(module, kWeight, std::array{rows, cols}, Place::kEncoder);
+absl::StatusOr<OwnedTable> WeightReader::Table(std::string_view module, int64_t rows,
+                                               int64_t cols) {
+  OwnedTable table;
+  THRESHER_ASSIGN_OR_RETURN(table.matrix,
+                            Take(module, kWeight, std::array{rows, cols}, Place::kEncoder));
+  table.memory.Resize(static_cast<size_t>(rows * cols) * ElementSize(table.matrix.type));
+  std::memcpy(table.memory.data(), table.matrix.data, table.memory.size());
+  table.matrix.data = table.memory.data();
+  return table;
 }
 
 }  // namespace thresher

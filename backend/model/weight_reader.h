@@ -19,6 +19,13 @@
 
 namespace thresher {
 
+/// An embedding table in memory of its own: it is read for as long as the model serves, and a
+/// mapped file that is cut short in the meantime would end the process.
+struct OwnedTable {
+  AlignedBuffer<std::byte> memory;
+  StoredMatrix matrix;  // Of `memory`.
+};
+
 /// gamma and beta of a LayerNorm.
 struct NormWeights {
   std::vector<float> gamma;
@@ -47,8 +54,8 @@ class WeightReader {
                                                      const StoredLinear& stored);
   /// A LayerNorm, under the names weight and bias, or gamma and beta as older checkpoints have it.
   absl::StatusOr<NormWeights> Norm(std::string_view module, int64_t width);
-  /// An embedding table [rows, cols], left where it is mapped.
-  absl::StatusOr<StoredMatrix> Table(std::string_view module, int64_t rows, int64_t cols);
+  /// An embedding table [rows, cols], copied as it is stored.
+  absl::StatusOr<OwnedTable> Table(std::string_view module, int64_t rows, int64_t cols);
 
   /// Gives back the pages of what was packed.
   void ReleasePages() const { checkpoint_.ReleasePages(); }

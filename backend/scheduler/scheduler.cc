@@ -80,6 +80,7 @@ class Scheduler::Impl {
   ~Impl();
 
   absl::Status Submit(std::vector<Job> jobs);
+  absl::Status CheckRoom(size_t jobs);
   Snapshot snapshot();
   void StopAccepting();
   bool WaitIdle(absl::Time deadline);
@@ -105,6 +106,7 @@ class Scheduler::Impl {
   Lane& LaneOf(const std::shared_ptr<Engine>& engine);
   absl::Duration WaitAtLeast(const QueuedJob& job, const Lane& lane, absl::Time now) const;
   size_t Queued() const;
+  absl::Status CheckRoomLocked(size_t jobs, absl::Time now);
   void TakeExpired(absl::Time now);
   void RefuseAll();
   /// When the lane, which has jobs, may form a batch.
@@ -189,6 +191,26 @@ void Scheduler::Impl::TakeExpired(absl::Time now) {
   }
 }
 
+absl::Status Scheduler::Impl::CheckRoomLocked(size_t jobs, absl::Time now) {
+  if (!accepting_) return Unavailable("the server is shutting down");
+  const auto room = static_cast<size_t>(options_.max_queue);
+  if (jobs > room) {
+    return ResourceExhausted(
+        "{} sequences at once are more than the queue ever holds, {}: send fewer", jobs, room);
+  }
+  TakeExpired(now);
+  if (Queued() + jobs > room) {
+    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
+                             Queued(), room, jobs);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Impl::CheckRoom(size_t jobs) {
+  MutexLock lock(&mutex_);
+  return CheckRoomLocked(jobs, options_.clock->Now());
+}
+
 absl::Duration Scheduler::Impl::WaitAtLeast(const QueuedJob& job, const Lane& lane,
                                             absl::Time now) const {
   // All that can be in this job's favour: no other engine takes a turn, what runs before it fills
@@ -213,20 +235,8 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
   }
 
   MutexLock lock(&mutex_);
-  if (!accepting_) return Unavailable("the server is shutting down");
   const absl::Time now = options_.clock->Now();
-  TakeExpired(now);
-  const size_t queued = Queued();
-  const size_t room = static_cast<size_t>(options_.max_queue);
-  if (batch.size() > room) {
-    return ResourceExhausted(
-        "{} sequences at once are more than the queue ever holds, {}: send fewer", batch.size(),
-        room);
-  }
-  if (queued + batch.size() > room) {
-    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
-                             queued, room, batch.size());
-  }
+  if (absl::Status status = CheckRoomLocked(batch.size(), now); !status.ok()) return status;
   for (const QueuedJob& job : batch) {
     if (job.job.deadline <= now) return DeadlineExceeded("the deadline has passed");
   }
@@ -468,6 +478,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, SchedulerObserver* observe
 Scheduler::~Scheduler() = default;
 
 absl::Status Scheduler::Submit(std::vector<Job> jobs) { return impl_->Submit(std::move(jobs)); }
+absl::Status Scheduler::CheckRoom(size_t jobs) { return impl_->CheckRoom(jobs); }
 Scheduler::Snapshot Scheduler::snapshot() const { return impl_->snapshot(); }
 void Scheduler::StopAccepting() { impl_->StopAccepting(); }
 bool Scheduler::WaitIdle(absl::Time deadline) { return impl_->WaitIdle(deadline); }

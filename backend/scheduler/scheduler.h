@@ -92,6 +92,10 @@ class Scheduler {
   ///   UNAVAILABLE         draining or shut down.
   absl::Status Submit(std::vector<Job> jobs);
 
+  /// What Submit would say of so many jobs now for want of room, or since it is draining: asked
+  /// before work is spent on preparing them. OK promises nothing.
+  absl::Status CheckRoom(size_t jobs);
+
   struct Snapshot {
     int32_t queued = 0;  // Accepted and neither in a batch nor answered: what `max_queue` bounds.
     int64_t queued_cost = 0;    // Of those that can still run.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <set>
 
 #include "backend/tensor/status.h"
@@ -13,10 +14,27 @@ namespace thresher::cli {
 
 using client::Client;
 
+namespace {
+
+/// gRPC takes names of other kinds ("unix:PATH", "dns:///NAME"), but a port modulo 65536 too.
+std::string CheckAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  const bool other = address.find(":/") != std::string::npos || address.starts_with("unix");
+  if (other) return "";
+  const std::string port = colon == std::string::npos ? "" : address.substr(colon + 1);
+  const bool digits = !port.empty() && port.size() <= 5 &&
+                      port.find_first_not_of("0123456789") == std::string::npos;
+  if (digits && std::stoi(port) >= 1 && std::stoi(port) <= 65535 && colon > 0) return "";
+  return fmt::format("'{}' is not HOST:PORT with a port from 1 to 65535", address);
+}
+
+}  // namespace
+
 void AddServerFlags(CLI::App& app, ServerFlags& flags) {
   app.add_option("--server", flags.server,
                  "Where the server listens for gRPC (default 127.0.0.1:8001)")
       ->envname("THRESHER_SERVER")
+      ->check(CheckAddress)
       ->option_text("HOST:PORT")
       ->group("Server");
   AddDuration(app, "--deadline", flags.deadline, "Time that each call may take (default 10s)")
@@ -25,8 +43,12 @@ void AddServerFlags(CLI::App& app, ServerFlags& flags) {
 }
 
 void AddModelFlags(CLI::App& app, ModelFlags& flags) {
-  app.add_option("--model", flags.name, "Which model; needless if the server has only one")
-      ->envname("THRESHER_MODEL")
+  // thresherd reads the same variable as NAME=DIRECTORY, and the two may share an environment.
+  const char* variable = std::getenv("THRESHER_MODEL");
+  const std::string_view name = variable != nullptr ? variable : "";
+  flags.name = name.substr(0, name.find('='));
+  app.add_option("--model", flags.name,
+                 "Which model, or THRESHER_MODEL; needless if the server has only one")
       ->option_text("NAME")
       ->group("Server");
   app.add_option("--model-version", flags.version, "Which version; by default the server chooses")

@@ -1,5 +1,6 @@
 // What a model of BERT-base's shape costs in memory, and (printed, not tested) in time to load.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <chrono>
 #include <cstddef>
@@ -31,6 +32,7 @@ class Memory : public ::testing::TestWithParam<std::tuple<DType, Precision>> {};
 TEST_P(Memory, StaysNearThePackedWeights) {
   if (testing::kSanitized) GTEST_SKIP() << "skipped: sanitizers keep memory of their own";
   const auto [stored, precision] = GetParam();
+  malloc_trim(0);  // What an earlier test has freed is not this model's.
   const testing::TempDir temp;
   ASSERT_TRUE(testing::WriteRandomCheckpoint(temp.path(), {.dtype = stored}).ok());
   const auto start = std::chrono::steady_clock::now();

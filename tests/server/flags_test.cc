@@ -83,7 +83,7 @@ TEST(FlagsTest, EveryPromisedFlagIsTaken) {
                                             "--model",
                                             "b=y",
                                             "--device",
-                                            "sim:spatten@reference",
+                                            "reference",
                                             "--precision",
                                             "bf16",
                                             "--threads",
@@ -116,7 +116,7 @@ TEST(FlagsTest, EveryPromisedFlagIsTaken) {
   EXPECT_EQ(config.http(), "[::1]:0");
   ASSERT_EQ(config.models_size(), 2);
   EXPECT_EQ(config.models(1).name(), "b");
-  EXPECT_EQ(config.device(), "sim:spatten@reference");
+  EXPECT_EQ(config.device(), "reference");
   EXPECT_EQ(config.precision(), "bf16");
   EXPECT_EQ(config.threads(), 3);
   EXPECT_EQ(config.max_batch_tokens(), 100);
@@ -302,7 +302,7 @@ TEST(UsageErrorTest, EveryWrongUseSaysWhatIsWrong) {
       {{m, "--drain-timeout", "inf"}, "--drain-timeout: 'inf' is not a time"},
       {{m, "--lame-duck", "25h"}, "--lame-duck: is 25h, must be from 0s to 24h"},
       {{m, "--precision", "f64"}, "--precision: "},
-      {{m, "--device", ""}, "--device: is empty"},
+      {{m, "--device", ""}, "--device: unknown device ''"},
       {{m, "--log-level", "loud"}, "--log-level: is 'loud', must be one of trace, debug"},
       {{m, "--log-format", "xml"}, "--log-format: is 'xml', must be one of text, json"},
       {{"--model", "m"}, "--model: 'm': 'm' is not NAME=DIR"},
@@ -334,13 +334,13 @@ TEST(UsageErrorTest, EveryWrongUseSaysWhatIsWrong) {
 
 TEST(ModelFlagTest, EveryOption) {
   const auto config = ParseModelFlag(
-      "sst=models/x y,precision=int8,device=sim:spatten@cpu,pooling=cls,normalize=true,"
+      "sst=models/x y,precision=int8,device=reference,pooling=cls,normalize=true,"
       "max_tokens=128,versions=named:1;3");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->name(), "sst");
   EXPECT_EQ(config->path(), "models/x y");
   EXPECT_EQ(config->precision(), "int8");
-  EXPECT_EQ(config->device(), "sim:spatten@cpu");
+  EXPECT_EQ(config->device(), "reference");
   EXPECT_EQ(config->pooling(), "cls");
   EXPECT_TRUE(config->normalize());
   EXPECT_EQ(config->max_tokens(), 128);

@@ -87,9 +87,9 @@ TEST_F(InferenceTest, ABadInputFailsAlone) {
   Start();
   const Answer answer = Run(Request({"", "much too long", "a!", "fine"})).get();
   ASSERT_TRUE(answer.ok()) << answer.status();
-  EXPECT_EQ(answer->results[0].status, InvalidArgument("input 0: empty text"));
-  EXPECT_EQ(answer->results[1].status, InvalidArgument("input 1: 13 tokens; the limit is 8"));
-  EXPECT_EQ(answer->results[2].status, InvalidArgument("input 2: token id 33 is out of range"));
+  EXPECT_EQ(answer->results[0].status, InvalidArgument("empty text"));
+  EXPECT_EQ(answer->results[1].status, InvalidArgument("13 tokens; the limit is 8"));
+  EXPECT_EQ(answer->results[2].status, InvalidArgument("token id 33 is out of range"));
   EXPECT_TRUE(answer->results[3].status.ok());
   EXPECT_THAT(answer->results[3].output.logits, ElementsAre('f', 4));
   EXPECT_EQ(Count("ok"), "1");
@@ -100,13 +100,13 @@ TEST_F(InferenceTest, SeveralBadInputsKeepTheirOwnStatus) {
   Start();
   const Answer answer = Run(Request({"", "a!"})).get();
   ASSERT_TRUE(answer.ok()) << answer.status();
-  EXPECT_EQ(answer->results[0].status, InvalidArgument("input 0: empty text"));
-  EXPECT_EQ(answer->results[1].status, InvalidArgument("input 1: token id 33 is out of range"));
+  EXPECT_EQ(answer->results[0].status, InvalidArgument("empty text"));
+  EXPECT_EQ(answer->results[1].status, InvalidArgument("token id 33 is out of range"));
 }
 
 TEST_F(InferenceTest, AnOnlyInputsStatusIsTheCalls) {
   Start();
-  EXPECT_EQ(Run(Request({""})).get().status(), InvalidArgument("input 0: empty text"));
+  EXPECT_EQ(Run(Request({""})).get().status(), InvalidArgument("empty text"));
   EXPECT_EQ(EngineOf(*model_).runs(), 0);
 }
 

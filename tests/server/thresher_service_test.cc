@@ -111,12 +111,12 @@ TEST_F(ThresherServiceTest, ABadInputFailsAlone) {
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(response.results(0).label(), "positive");
   EXPECT_EQ(response.results(1).info().status().code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(response.results(1).info().status().message(), "input 1: empty text");
+  EXPECT_EQ(response.results(1).info().status().message(), "empty text");
   EXPECT_EQ(response.results(2).info().status().code(), 0);
   EXPECT_EQ(response.results(3).info().status().code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(response.results(3).info().status().message(), HasSubstr("8000"));
   EXPECT_EQ(response.results(4).info().status().code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(response.results(4).info().status().message(), HasSubstr("input 4"));
+  EXPECT_THAT(response.results(4).info().status().message(), HasSubstr("128"));
   EXPECT_EQ(response.results(4).scores_size(), 0);
 
   request.mutable_options()->set_truncate(true);
@@ -129,7 +129,7 @@ TEST_F(ThresherServiceTest, ABadInputFailsAlone) {
 TEST_F(ThresherServiceTest, SaysWhatIsWrongWithACall) {
   v1::ClassifyResponse response;
   ExpectRefused(Classify(ClassifyRequest({""}), &response), grpc::StatusCode::INVALID_ARGUMENT,
-                "input 0: empty text");
+                "empty text");
   ExpectRefused(Classify(ClassifyRequest({}), &response), grpc::StatusCode::INVALID_ARGUMENT,
                 "no inputs");
   ExpectRefused(Classify(ClassifyRequest(std::vector<std::string>(257, "a")), &response),
