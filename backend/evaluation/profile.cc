@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "backend/evaluation/fingerprint.h"
+#include "backend/evaluation/quality.h"
 #include "backend/model/files.h"
 #include "backend/tensor/status.h"
 
@@ -71,6 +72,10 @@ absl::StatusOr<v1::SparsityProfile> ParseProfile(const std::string& text, const 
   parser.RecordErrorsTo(&error);
   v1::SparsityProfile profile;
   if (!parser.ParseFromString(text, &profile)) return InvalidArgument("{}:{}", name, error.text());
+  if (!MeasureOfMetric(profile.metric())) {
+    return InvalidArgument("{}: metric '{}' is neither accuracy nor spearman", name,
+                           Shorten(profile.metric()));
+  }
   if (profile.entries_size() > kMostEntries) {
     return InvalidArgument("{}: {} entries, at most {}", name, profile.entries_size(),
                            kMostEntries);
@@ -135,6 +140,7 @@ absl::StatusOr<QualityProfile> QualityProfile::Load(const std::string& directory
         path, Shorten(profile.model_sha256()), fingerprint);
   }
   QualityProfile result;
+  result.measure_ = *MeasureOfMetric(profile.metric());
   for (int i = 0; i < profile.entries_size(); ++i) {
     const v1::SparsityProfile::Entry& entry = profile.entries(i);
     auto policy = engine.ParsePolicy(entry.policy());

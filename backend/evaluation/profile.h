@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
 #include "backend/engine/engine.h"
+#include "backend/evaluation/labelled_data.h"
 #include "backend/sparsity/policy.h"
 #include "thresher/v1/profile.pb.h"
 
@@ -20,8 +21,8 @@ namespace thresher {
 inline constexpr std::string_view kProfileFile = "sparsity_profile.textproto";
 
 /// Reads and checks the text of a profile. INVALID_ARGUMENT beginning with `name` and, where there
-/// is one, line and column: text that is no profile, numbers out of range, an entry whose measured
-/// upper bound is above what it promises.
+/// is one, line and column: text that is no profile, a metric that is not known, numbers out of
+/// range, an entry whose measured upper bound is above what it promises.
 absl::StatusOr<v1::SparsityProfile> ParseProfile(const std::string& text, const std::string& name);
 
 /// Writes the file as a whole or not at all: readers see the old one or the new one.
@@ -46,9 +47,14 @@ class QualityProfile {
   /// The fastest entry that promises a loss of at most `max_loss`; null: none does, so run dense.
   std::shared_ptr<const Policy> Choose(double max_loss) const;
 
+  /// What the losses were measured in: a bound holds for answers that are measured so, and no
+  /// others.
+  Measure measure() const { return measure_; }
+
   const std::vector<Entry>& entries() const { return entries_; }
 
  private:
+  Measure measure_ = Measure::kAccuracy;
   std::vector<Entry> entries_;
 };
 

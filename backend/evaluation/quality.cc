@@ -114,6 +114,13 @@ std::string_view LossMetric(Measure measure) {
   return measure == Measure::kAccuracy ? "accuracy" : "spearman";
 }
 
+std::optional<Measure> MeasureOfMetric(std::string_view metric) {
+  for (const Measure measure : {Measure::kAccuracy, Measure::kSimilarity}) {
+    if (metric == LossMetric(measure)) return measure;
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<Quality> MeasureQuality(Measure measure, std::span<const LabelledExample> examples,
                                        std::span<const Answer> dense,
                                        std::span<const Answer> answers, double confidence) {
@@ -125,11 +132,14 @@ absl::StatusOr<Quality> MeasureQuality(Measure measure, std::span<const Labelled
   } else {
     THRESHER_RETURN_IF_ERROR(MeasureSimilarity(examples, dense, answers, confidence, &quality));
   }
-  std::vector<double> cosines;
+  std::vector<double> drift;
   for (size_t i = 0; i < examples.size(); ++i) {
-    cosines.push_back(CosineSimilarity(dense[i].pooled, answers[i].pooled));
+    drift.push_back(1 - CosineSimilarity(dense[i].pooled, answers[i].pooled));
   }
-  quality.cosine = Mean(cosines);
+  quality.cosine = 1 - Mean(drift);
+  if (measure == Measure::kSimilarity) {
+    quality.cosine_drift_upper = MeanUpperBound(drift, confidence);
+  }
   return quality;
 }
 

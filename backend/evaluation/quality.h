@@ -36,10 +36,15 @@ struct Quality {
   std::optional<double> kl;
   std::optional<double> kl_upper;
   double cosine = 1;  // Mean cosine of the pooled state with the dense one.
+  /// kSimilarity: upper confidence bound of the mean of 1 - cosine.
+  std::optional<double> cosine_drift_upper;
 };
 
 /// "accuracy" or "spearman": what a loss is a loss of.
 std::string_view LossMetric(Measure measure);
+
+/// The measure of that metric; none for any other text.
+std::optional<Measure> MeasureOfMetric(std::string_view metric);
 
 /// One answer of each kind for each example. INVALID_ARGUMENT: a correlation that is not defined,
 /// since all scores are equal; INTERNAL: answers of different shapes.

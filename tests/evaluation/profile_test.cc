@@ -54,6 +54,7 @@ class ProfileTest : public ::testing::Test {
     auto model = LoadModel(dir_.path().string(), std::shared_ptr<Device>(*std::move(device)), {});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
+    profile_.set_metric("accuracy");
     profile_.set_precision("f32");
     profile_.set_model_sha256(*FingerprintModel(dir_.path().string()));
     AddEntry(0.01, "spatten:final=0.8", 1.2, &profile_);
@@ -102,6 +103,20 @@ TEST_F(ProfileTest, ChoosesTheFastestThatKeepsTheBound) {
   EXPECT_THAT(text(0.02), HasSubstr("final=0.5"));
   // A looser bound never gets a slower policy.
   EXPECT_THAT(text(1), HasSubstr("final=0.5"));
+}
+
+TEST_F(ProfileTest, KeepsWhatTheLossWasMeasuredIn) {
+  Write();
+  EXPECT_EQ(Load()->measure(), Measure::kAccuracy);
+  profile_.set_metric("spearman");
+  Write();
+  EXPECT_EQ(Load()->measure(), Measure::kSimilarity);
+  for (const char* metric : {"", "f1"}) {
+    profile_.set_metric(metric);
+    Write();
+    EXPECT_EQ(Load().status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(Message(Load().status()), HasSubstr("metric"));
+  }
 }
 
 TEST_F(ProfileTest, NoneIsNotFound) {

@@ -9,6 +9,7 @@
 #include "backend/evaluation/fingerprint.h"
 #include "backend/evaluation/profile.h"
 #include "tests/server/server_fixture.h"
+#include "tests/testing/random_checkpoint.h"
 
 namespace thresher {
 namespace {
@@ -18,33 +19,37 @@ using inference::ModelInferRequest;
 using inference::ModelInferResponse;
 using ::testing::HasSubstr;
 
-/// Serves sst2-mini as "calibrated", "broken" (its profile can't be read) and "none".
+/// Serves sst2-mini as "calibrated" (by accuracy), "similar" (by similarity), "broken" (its profile
+/// can't be read) and "none"; "score" is a head with one output, by similarity.
 class QualityTest : public testing::ServerTest {
  protected:
   static void SetUpTestSuite() {
     dir_ = new testing::TempDir;
     std::vector<v1::ModelConfig> models;
-    for (const char* name : {"calibrated", "broken", "none"}) {
+    for (const char* name : {"calibrated", "similar", "broken", "none"}) {
       fs::create_directories(Directory(name));
       for (const auto& file : fs::directory_iterator(testing::SourceDir() / "models/sst2-mini")) {
         fs::create_symlink(file.path(), Directory(name) / file.path().filename());
       }
+    }
+    testing::RandomCheckpointOptions score;
+    score.layers = 3;
+    score.hidden_size = 16;
+    score.heads = 2;
+    score.intermediate_size = 16;
+    score.vocab_size = 128;
+    score.positions = 64;
+    score.labels = 1;
+    ASSERT_TRUE(testing::WriteRandomCheckpoint(Directory("score"), score).ok());
+    WriteProfileOf("calibrated", "accuracy");
+    WriteProfileOf("similar", "spearman");
+    WriteProfileOf("score", "spearman");
+    std::ofstream(Directory("broken") / kProfileFile)
+        << "metric: 'accuracy' entries { max_loss: 2 }\n";
+    for (const char* name : {"calibrated", "similar", "broken", "none", "score"}) {
       models.emplace_back().set_name(name);
       models.back().set_path(Directory(name).string());
     }
-    v1::SparsityProfile profile;
-    profile.set_precision("f32");
-    profile.set_model_sha256(*FingerprintModel(Directory("calibrated").string()));
-    for (const auto& [bound, policy, speedup] :
-         {std::tuple(0.01, "spatten:final=0.8", 1.1), std::tuple(0.02, "spatten:final=0.4", 1.5)}) {
-      auto* entry = profile.add_entries();
-      entry->set_max_loss(bound);
-      entry->set_loss_upper(bound);
-      entry->set_policy(policy);
-      entry->set_speedup(speedup);
-    }
-    ASSERT_TRUE(WriteProfile(profile, (Directory("calibrated") / kProfileFile).string()).ok());
-    std::ofstream(Directory("broken") / kProfileFile) << "entries { max_loss: 2 }\n";
 
     RepositoryOptions options;
     options.device = "reference";
@@ -62,6 +67,22 @@ class QualityTest : public testing::ServerTest {
 
   static fs::path Directory(const std::string& name) { return dir_->path() / name; }
 
+  static void WriteProfileOf(const std::string& model, const std::string& metric) {
+    v1::SparsityProfile profile;
+    profile.set_metric(metric);
+    profile.set_precision("f32");
+    profile.set_model_sha256(*FingerprintModel(Directory(model).string()));
+    for (const auto& [bound, policy, speedup] :
+         {std::tuple(0.01, "spatten:final=0.8", 1.1), std::tuple(0.02, "spatten:final=0.4", 1.5)}) {
+      auto* entry = profile.add_entries();
+      entry->set_max_loss(bound);
+      entry->set_loss_upper(bound);
+      entry->set_policy(policy);
+      entry->set_speedup(speedup);
+    }
+    ASSERT_TRUE(WriteProfile(profile, (Directory(model) / kProfileFile).string()).ok());
+  }
+
   /// The policy that ran, or the error.
   std::string Ran(const std::string& model, double max_quality_loss) {
     v1::ClassifyRequest request = ClassifyRequest({"a gripping , moving film with a fine cast"});
@@ -75,10 +96,23 @@ class QualityTest : public testing::ServerTest {
     }
     return response.results(0).info().report().policy();
   }
+  std::string RanEmbed(const std::string& model, v1::EmbedRequest request = {}) {
+    request.add_inputs()->set_text("a gripping , moving film with a fine cast");
+    request.mutable_model()->set_name(model);
+    request.mutable_options()->mutable_sparsity()->set_max_quality_loss(0.02);
+    grpc::ClientContext context;
+    v1::EmbedResponse response;
+    const grpc::Status status = thresher_->Embed(&context, request, &response);
+    if (!status.ok()) {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      return status.error_message();
+    }
+    return response.results(0).info().report().policy();
+  }
 
-  ModelInferRequest Infer() const {
+  ModelInferRequest Infer(const std::string& model = "calibrated") const {
     ModelInferRequest request;
-    request.set_model_name("calibrated");
+    request.set_model_name(model);
     auto* tensor = request.add_inputs();
     tensor->set_name("text");
     tensor->set_datatype("BYTES");
@@ -109,6 +143,34 @@ TEST_F(QualityTest, TheBoundChoosesThePolicyAndTheReportNamesIt) {
 TEST_F(QualityTest, ABoundThatNothingKeepsRunsDense) {
   EXPECT_EQ(Ran("calibrated", 0.001), "dense");
   EXPECT_EQ(Ran("calibrated", 0), "dense");
+}
+
+TEST_F(QualityTest, ABoundOfAccuracyIsNoneOfEmbeddings) {
+  const std::string error = RanEmbed("calibrated");
+  EXPECT_THAT(error, HasSubstr("was measured in accuracy, which promises nothing for Embed"));
+  EXPECT_THAT(error, HasSubstr("thresher calibrate --model " + Directory("calibrated").string() +
+                               " --data LABELLED.tsv --max-loss 0.02 --task similarity"));
+}
+
+TEST_F(QualityTest, ABoundOfSimilarityIsNoneOfClasses) {
+  EXPECT_THAT(RanEmbed("similar"), HasSubstr("spatten:final=0.4"));
+  const std::string error = Ran("similar", 0.02);
+  EXPECT_THAT(error, HasSubstr("was measured in spearman, which promises nothing for Classify"));
+  EXPECT_THAT(error, HasSubstr("--task accuracy"));
+  ModelInferRequest infer = Infer("similar");
+  (*infer.mutable_parameters())["max_quality_loss"].set_double_param(0.02);
+  EXPECT_THAT(Ran(infer), HasSubstr("which promises nothing for ModelInfer"));
+}
+
+TEST_F(QualityTest, AHeadWithOneOutputIsMeasuredByThatOutput) {
+  EXPECT_THAT(Ran("score", 0.02), HasSubstr("spatten:final=0.4"));
+  EXPECT_THAT(RanEmbed("score"), HasSubstr("a head with one output is that output"));
+}
+
+TEST_F(QualityTest, EmbeddingsAreMeasuredWithTheModelsOwnPooling) {
+  v1::EmbedRequest request;
+  request.set_pooling(v1::EmbedRequest::POOLING_CLS);
+  EXPECT_THAT(RanEmbed("similar", request), HasSubstr("the model's own pooling"));
 }
 
 TEST_F(QualityTest, WithoutAProfileTheCommandToRunIsNamed) {
