@@ -77,7 +77,9 @@ double AccuracyLossUpperBound(const PairedCounts& counts, double confidence) {
     const double variance = n * std::max(2 * q + d * (1 - d), 0.0);
     return n * d - (lost - gained) <= z * std::sqrt(variance);
   };
-  return LastTrue(counts.loss(), 1.0, believable);
+  // The normal approximation behind it promises too much of samples without a loss.
+  return std::max(LastTrue(counts.loss(), 1.0, believable),
+                  BinomialUpperBound(0, counts.n(), confidence));
 }
 
 double MeanUpperBound(std::span<const double> values, double confidence) {
