@@ -23,6 +23,9 @@ absl::Status Check(const CalibrationOptions& options) {
     return InvalidArgument("confidence: {} is not between 0.5 and 1", options.confidence);
   }
   if (!(options.max_kl > 0)) return InvalidArgument("max kl: {} is not above 0", options.max_kl);
+  if (!(options.max_cosine_drift > 0)) {
+    return InvalidArgument("max cosine drift: {} is not above 0", options.max_cosine_drift);
+  }
   if (options.ladders.empty()) return InvalidArgument("no policy to search");
   if (options.shares.empty()) return InvalidArgument("no shares to try");
   return absl::OkStatus();
@@ -59,14 +62,15 @@ class Search {
         bounds_(std::move(bounds)),
         confidence_(LadderConfidence(options)) {}
 
-  /// For each bound, the last rung that passed on each ladder.
+  /// For each bound, the rungs that passed.
   absl::StatusOr<std::vector<std::vector<CalibrationStep>>> Walk(
       std::vector<CalibrationStep>* steps) {
-    THRESHER_ASSIGN_OR_RETURN(Pass dense, Run("dense", 0));
+    const double rung =
+        1 / (phases() * static_cast<double>(options_.shares.size() * options_.ladders.size()));
+    THRESHER_ASSIGN_OR_RETURN(Pass dense, Run("dense", 0, 0));
     dense_ = std::move(dense.answers);
     std::vector<std::vector<CalibrationStep>> passed(bounds_.size());
     for (size_t l = 0; l < options_.ladders.size(); ++l) {
-      std::vector<std::optional<CalibrationStep>> last(bounds_.size());
       std::vector<bool> alive(bounds_.size(), true);
       for (size_t r = 0; r < options_.shares.size(); ++r) {
         if (std::ranges::count(alive, true) == 0) break;
@@ -74,7 +78,7 @@ class Search {
         const double rungs = static_cast<double>(options_.shares.size());
         const double done = (static_cast<double>(l) + static_cast<double>(r) / rungs) /
                             static_cast<double>(options_.ladders.size());
-        auto pass = Run(policy, done);
+        auto pass = Run(policy, done / phases(), rung);
         if (absl::IsInvalidArgument(pass.status()) && r > 0) break;
         if (!pass.ok()) return pass.status();
         CalibrationStep step{policy, {}};
@@ -82,12 +86,9 @@ class Search {
             step.quality, MeasureQuality(measure_, examples_, dense_, pass->answers, confidence_));
         for (size_t b = 0; b < bounds_.size(); ++b) {
           alive[b] = alive[b] && Passes(step.quality, bounds_[b]);
-          if (alive[b]) last[b] = step;
+          if (alive[b]) passed[b].push_back(step);
         }
         steps->push_back(std::move(step));
-      }
-      for (size_t b = 0; b < bounds_.size(); ++b) {
-        if (last[b]) passed[b].push_back(*std::move(last[b]));
       }
     }
     return passed;
@@ -96,9 +97,12 @@ class Search {
   /// Speedup over dense of each policy.
   absl::StatusOr<std::map<std::string, double>> Time(const std::set<std::string>& policies) {
     std::map<std::string, double> seconds;
-    for (int round = 0; round < std::max(options_.rounds, 1); ++round) {
+    const double part = 1 / (phases() * static_cast<double>(policies.size() + 1));
+    for (int round = 0; round < rounds(); ++round) {
+      double done = (1 + round) / phases();
       const auto time = [&](const std::string& policy) -> absl::Status {
-        THRESHER_ASSIGN_OR_RETURN(const Pass pass, Run(policy, 1));
+        THRESHER_ASSIGN_OR_RETURN(const Pass pass, Run(policy, done, part));
+        done += part;
         const auto [entry, first] = seconds.emplace(policy, pass.seconds);
         entry->second = std::min(entry->second, pass.seconds);
         return absl::OkStatus();
@@ -113,14 +117,21 @@ class Search {
 
  private:
   bool Passes(const Quality& quality, double bound) const {
-    return quality.loss_upper <= bound && quality.kl_upper.value_or(0) <= options_.max_kl;
+    const bool drift_passes = measure_ == Measure::kAccuracy
+                                  ? *quality.kl_upper <= options_.max_kl
+                                  : *quality.cosine_drift_upper <= options_.max_cosine_drift;
+    return quality.loss_upper <= bound && drift_passes;
   }
 
-  absl::StatusOr<Pass> Run(const std::string& policy, double done) {
-    const auto rungs = static_cast<double>(options_.shares.size() * options_.ladders.size());
+  int rounds() const { return std::max(options_.rounds, 1); }
+  /// The walk, and each round of timing: for the progress, about equally long.
+  double phases() const { return 1.0 + rounds(); }
+
+  /// `done` and `part` are of everything: what came before this pass, and what it is.
+  absl::StatusOr<Pass> Run(const std::string& policy, double done, double part) {
     const auto progress = [&](int64_t answered) {
-      const double part = static_cast<double>(answered) / static_cast<double>(examples_.size());
-      return !options_.progress || options_.progress(policy, std::min(done + part / rungs, 1.0));
+      const double share = static_cast<double>(answered) / static_cast<double>(examples_.size());
+      return !options_.progress || options_.progress(policy, std::min(done + part * share, 1.0));
     };
     auto pass = runner_.Run(policy, progress);
     if (pass.ok() || absl::IsCancelled(pass.status())) return pass;
@@ -166,7 +177,11 @@ absl::StatusOr<Calibration> Calibrate(Runner& runner, Measure measure, const Lab
   v1::SparsityProfile& profile = calibration.profile;
   profile.set_metric(std::string(LossMetric(measure)));
   profile.set_confidence(options.confidence);
-  if (measure == Measure::kAccuracy) profile.set_max_kl(options.max_kl);
+  if (measure == Measure::kAccuracy) {
+    profile.set_max_kl(options.max_kl);
+  } else {
+    profile.set_max_cosine_drift(options.max_cosine_drift);
+  }
   profile.set_n(n);
   profile.set_data(data.name);
   profile.set_data_sha256(data.sha256);
@@ -208,6 +223,10 @@ absl::StatusOr<Calibration> Calibrate(Runner& runner, Measure measure, const Lab
       entry.set_loss_upper(quality.loss_upper);
       if (quality.kl) entry.set_kl(*quality.kl);
       if (quality.kl_upper) entry.set_kl_upper(*quality.kl_upper);
+      if (quality.cosine_drift_upper) {
+        entry.set_cosine_drift(1 - quality.cosine);
+        entry.set_cosine_drift_upper(*quality.cosine_drift_upper);
+      }
       entry.set_speedup(speedup);
     }
   }

@@ -2,13 +2,14 @@
 //
 // What is searched are ladders: a policy's text with '*' for a share, which falls rung by rung. A
 // ladder is walked from its gentlest rung, for each bound, until a rung fails: its upper confidence
-// bound of the loss is above the bound, or that of the drift above `max_kl`. Rungs are tested in an
-// order fixed beforehand and only while all before them passed, so that the ladder as a whole errs
-// no more often than one test does; several ladders share the allowed error evenly. The confidence
-// thus holds for the policy that is chosen, however many were tried. The drift's bound is the
-// central limit theorem's, so nearly so.
+// bound of the loss is above the bound, or that of the drift above `max_kl` (`max_cosine_drift`
+// where similarity is measured). Rungs are tested in an order fixed beforehand and only while all
+// before them passed, so that the ladder as a whole errs no more often than one test does; several
+// ladders share the allowed error evenly. The confidence thus holds for the policy chosen for a
+// bound, however many were tried; for each bound, not for all of them together. The drift's bound
+// is the central limit theorem's, so nearly so.
 //
-// Of the last rungs that passed, the fastest is chosen; dense if none is faster than dense.
+// Of the rungs that passed, the fastest is chosen; dense if none is faster than dense.
 #ifndef THRESHER_BACKEND_EVALUATION_CALIBRATION_H_
 #define THRESHER_BACKEND_EVALUATION_CALIBRATION_H_
 
@@ -39,11 +40,15 @@ std::vector<double> DefaultShares();
 /// choosing by attention stays below (docs/quality.md).
 inline constexpr double kDefaultMaxKl = 0.01;
 
+/// Of the mean of 1 - cosine with the dense embedding.
+inline constexpr double kDefaultMaxCosineDrift = 0.05;
+
 struct CalibrationOptions {
   std::vector<std::string> ladders;
-  std::vector<double> shares = DefaultShares();  // Falling.
-  std::vector<double> bounds;                    // Of the loss, each in (0, 1].
-  double max_kl = kDefaultMaxKl;                 // Where outputs are distributions; in nats.
+  std::vector<double> shares = DefaultShares();      // Falling.
+  std::vector<double> bounds;                        // Of the loss, each in (0, 1].
+  double max_kl = kDefaultMaxKl;                     // kAccuracy; in nats.
+  double max_cosine_drift = kDefaultMaxCosineDrift;  // kSimilarity.
   double confidence = 0.95;
   int rounds = 3;  // Timed passes of the rungs to choose from.
   /// Says what is measured and how much of it is done; false stops with CANCELLED.
@@ -57,8 +62,8 @@ struct CalibrationStep {
 };
 
 struct Calibration {
-  /// Bounds rising; metric, confidence, max_kl and n are filled in. No entry for a bound that so
-  /// few examples can't promise.
+  /// Bounds rising; metric, confidence, the drift's bound, n and data are filled in. No entry for a
+  /// bound that so few examples can't promise.
   v1::SparsityProfile profile;
   std::vector<CalibrationStep> steps;  // In the order in which they were measured.
   /// Bounds without an entry, and how many examples a promise would take at least.

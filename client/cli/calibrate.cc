@@ -33,6 +33,7 @@ struct Flags {
   std::vector<std::string> max_loss;
   std::optional<double> confidence;
   double max_kl = kDefaultMaxKl;
+  double max_cosine_drift = kDefaultMaxCosineDrift;
   int rounds = 3;
   std::string output;
   bool json = false;
@@ -41,26 +42,34 @@ struct Flags {
 
 std::string Percent(double share) { return fmt::format("{:.6g} %", 100 * share); }
 
+/// Nothing was measured where there is none: of dense, and of the other kind of drift.
+std::string Drift(const std::optional<double>& value) {
+  return value ? fmt::format("{:.5f}", *value) : "-";
+}
+
 /// Everything that was tried, for people.
 std::string StepsTable(const Calibration& calibration) {
-  std::vector<std::vector<std::string>> rows = {{"TRIED", "LOSS", "AT MOST", "KL", "AT MOST"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"TRIED", "LOSS", "AT MOST", "KL", "AT MOST", "1-COSINE", "AT MOST"}};
   for (const CalibrationStep& step : calibration.steps) {
     const Quality& quality = step.quality;
-    const auto drift = [](const std::optional<double>& value) {
-      return value ? fmt::format("{:.5f}", *value) : std::string("-");
-    };
     rows.push_back({Printable(step.policy), Points(quality.loss), Points(quality.loss_upper),
-                    drift(quality.kl), drift(quality.kl_upper)});
+                    Drift(quality.kl), Drift(quality.kl_upper), Drift(1 - quality.cosine),
+                    Drift(quality.cosine_drift_upper)});
   }
   return Table(rows);
 }
 
 std::string EntriesTable(const v1::SparsityProfile& profile) {
   std::vector<std::vector<std::string>> rows = {
-      {"MAX LOSS", "POLICY", "LOSS", "AT MOST", "KL", "SPEEDUP"}};
+      {"MAX LOSS", "POLICY", "LOSS", "AT MOST", "KL", "1-COSINE", "SPEEDUP"}};
   for (const v1::SparsityProfile::Entry& entry : profile.entries()) {
+    const auto drift = [](bool has, double value) {
+      return Drift(has ? std::optional(value) : std::nullopt);
+    };
     rows.push_back({Percent(entry.max_loss()), Printable(entry.policy()), Points(entry.loss()),
-                    Points(entry.loss_upper()), fmt::format("{:.5f}", entry.kl()),
+                    Points(entry.loss_upper()), drift(entry.has_kl(), entry.kl()),
+                    drift(entry.has_cosine_drift(), entry.cosine_drift()),
                     fmt::format("{:.2f}", entry.speedup())});
   }
   return Table(rows);
@@ -86,6 +95,7 @@ absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
     options.bounds.push_back(ParseShare(bound).value_or(0));
   }
   options.max_kl = flags.max_kl;
+  options.max_cosine_drift = flags.max_cosine_drift;
   options.confidence = flags.confidence.value_or(options.confidence);
   options.rounds = flags.rounds;
   Progress bar(!flags.quiet);
@@ -146,7 +156,8 @@ absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
     if (any) {
       Print(EntriesTable(profile));
       Print(fmt::format(
-          "\nWith {} confidence, examples like these {} lose no more than MAX LOSS.\nWrote {}\n",
+          "\nWith {} confidence for each bound, examples like these {} lose no more than MAX "
+          "LOSS.\nWrote {}\n",
           Percent(profile.confidence()), profile.n(), output));
     }
   }
@@ -179,7 +190,13 @@ Command DefineCalibrate(CLI::App& root) {
                               kDefaultMaxKl))
       ->check(CLI::PositiveNumber)
       ->option_text("X");
-  AddShare(*app, "--confidence", flags->confidence, "Of the promise (default 95%)")
+  app->add_option("--max-cosine-drift", flags->max_cosine_drift,
+                  fmt::format("The same of embeddings, where similarity is measured: mean of 1 - "
+                              "cosine with dense (default {})",
+                              kDefaultMaxCosineDrift))
+      ->check(CLI::PositiveNumber)
+      ->option_text("X");
+  AddShare(*app, "--confidence", flags->confidence, "Of each bound's promise (default 95%)")
       ->option_text("X");
   app->add_option("--policy", flags->policies,
                   "What is searched: spatten (default), fact, or a policy's text with * for the "

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <random>
 
@@ -114,6 +115,58 @@ TEST(Calibrate, DriftIsBoundedToo) {
   EXPECT_LE(calibration->profile.entries(0).kl_upper(), 0.05);
 }
 
+TEST(Calibrate, DriftOfEmbeddingsIsBoundedWhereSimilarityIsMeasured) {
+  constexpr int kN = 500;
+  LabelledData data = Data(kN);
+  for (int i = 0; i < kN; ++i) data.examples[i].gold = i;
+  // The order of the similarities never changes, but below 0.7 the embeddings turn by 60 degrees.
+  FakeRunner runner([](const std::string& policy) -> absl::StatusOr<Pass> {
+    const double share = ShareOf(policy);
+    Pass pass;
+    for (int i = 0; i < kN; ++i) {
+      const float turn = share < 0.7 ? std::sqrt(3.0f) : 0.0f;
+      pass.answers.push_back({.output = {static_cast<float>(i)}, .pooled = {1, turn}});
+    }
+    pass.seconds = share;
+    return pass;
+  });
+  const auto calibration =
+      Calibrate(runner, Measure::kSimilarity, data, Options({"p:a=*"}, {0.05}));
+  ASSERT_TRUE(calibration.ok()) << calibration.status();
+  const v1::SparsityProfile& profile = calibration->profile;
+  EXPECT_EQ(profile.metric(), "spearman");
+  EXPECT_EQ(profile.max_cosine_drift(), 0.05);
+  EXPECT_FALSE(profile.has_max_kl());
+  EXPECT_EQ(profile.entries(0).policy(), "p:a=0.7");
+  EXPECT_FALSE(profile.entries(0).has_kl());
+  EXPECT_TRUE(profile.entries(0).has_cosine_drift());
+  EXPECT_LE(profile.entries(0).cosine_drift_upper(), 0.05);
+  ASSERT_EQ(calibration->steps.back().policy, "p:a=0.65");
+  EXPECT_NEAR(calibration->steps.back().quality.cosine, 0.5, 1e-6);
+}
+
+TEST(Calibrate, OfAllRungsThatPassedTheFastestIsTaken) {
+  constexpr int kN = 10000;
+  FakeRunner runner([](const std::string& policy) -> absl::StatusOr<Pass> {
+    const double share = ShareOf(policy);
+    return MakePass(kN, 0, share == 0.5 ? 0.01 : share);
+  });
+  const auto calibration =
+      Calibrate(runner, Measure::kAccuracy, Data(kN), Options({"p:a=*"}, {0.01}));
+  ASSERT_TRUE(calibration.ok());
+  EXPECT_EQ(calibration->profile.entries(0).policy(), "p:a=0.5");
+}
+
+TEST(Calibrate, SaysHowManyExamplesAPointTakes) {
+  FakeRunner runner([](const std::string&) -> absl::StatusOr<Pass> { return MakePass(50, 0, 1); });
+  const auto calibration =
+      Calibrate(runner, Measure::kAccuracy, Data(50), Options({"p:a=*"}, {0.01, 0.001}));
+  ASSERT_TRUE(calibration.ok());
+  ASSERT_EQ(calibration->too_few.size(), 2u);
+  EXPECT_EQ(calibration->too_few[0].needed, 2995);
+  EXPECT_EQ(calibration->too_few[1].needed, 299);
+}
+
 TEST(Calibrate, FewExamplesPromiseNothingAndSaySo) {
   FakeRunner runner([](const std::string&) -> absl::StatusOr<Pass> { return MakePass(50, 0, 1); });
   const auto calibration =
@@ -156,7 +209,7 @@ TEST(Calibrate, LaddersShareTheErrorAndTheFastestWins) {
                                      Options({"slow:a=*", "quick:a=*"}, {0.01}));
   ASSERT_TRUE(calibration.ok());
   const auto& entry = calibration->profile.entries(0);
-  EXPECT_EQ(entry.policy(), "quick:a=0.05");
+  EXPECT_EQ(entry.policy(), "quick:a=0.95");  // Of equally fast ones, the gentlest.
   EXPECT_DOUBLE_EQ(entry.speedup(), 10);
   EXPECT_DOUBLE_EQ(entry.loss_upper(), LeastLossUpperBound(Measure::kAccuracy, kN, 0.975));
 }
@@ -210,6 +263,9 @@ TEST(Calibrate, OptionsAreChecked) {
   EXPECT_EQ(code(options), kInvalid);
   options = Options({"p:a=*"}, {0.1});
   options.max_kl = 0;
+  EXPECT_EQ(code(options), kInvalid);
+  options = Options({"p:a=*"}, {0.1});
+  options.max_cosine_drift = NAN;
   EXPECT_EQ(code(options), kInvalid);
 }
 
