@@ -26,6 +26,9 @@ Json ToJson(const PolicyResult& result) {
   json["speedup"] = number(result.speedup);
   Json& keep = json["keep"] = Json::object();
   for (const auto& [kind, share] : KeepRatios(result.work)) keep[std::string(kind)] = share;
+  const v1::PruningReport::Amount& bytes = result.work.bytes();
+  json["bytes"] = {{"dense", bytes.dense()}, {"done", bytes.done()}};
+  json["refetch_share"] = RefetchShare(result.work);
   json["n"] = quality.n;
   return json;
 }

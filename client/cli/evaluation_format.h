@@ -11,13 +11,15 @@
 namespace thresher::cli {
 
 /// {"sparsity", "policy", "accuracy" | "pearson", "spearman", "agreement", "loss", "loss_upper",
-/// "kl", "cosine", "requests_per_second", "speedup", "keep": {...}, "n"}.
+/// "kl", "cosine", "requests_per_second", "speedup", "keep": {...}, "bytes": {"dense", "done"},
+/// "refetch_share", "n"}.
 Json ToJson(const PolicyResult& result);
 
 /// A heading and a line for each.
 std::string ToTable(std::span<const PolicyResult> results);
 
-/// The same as ToJson with "keep" flattened to keep_token, ...; the first line names the columns.
+/// The same as ToJson with "keep" and "bytes" flattened to keep_token, ..., bytes_dense,
+/// bytes_done; the first line names the columns.
 std::string ToCsv(std::span<const PolicyResult> results);
 
 /// A loss of 0.0123 as "1.23": absolute points.

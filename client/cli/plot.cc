@@ -29,6 +29,7 @@ double Metric(const Quality& quality) {
 std::string AxisLabel(std::string_view axis) {
   if (axis == "speedup") return "speedup over dense";
   if (axis == "requests_per_second") return "requests/s";
+  if (axis == "bytes") return "share of bytes of K and V read";
   return fmt::format("share of {}s kept", axis);
 }
 
@@ -37,11 +38,13 @@ std::string AxisLabel(std::string_view axis) {
 std::vector<std::string> PlotAxes() {
   std::vector<std::string> axes = {"speedup", "requests_per_second"};
   for (const auto& [kind, share] : KeepRatios({})) axes.emplace_back(kind);
+  axes.emplace_back("bytes");
   return axes;
 }
 
 double AxisValue(const PolicyResult& result, std::string_view axis) {
   if (axis == "requests_per_second") return result.requests_per_second;
+  if (axis == "bytes") return KeepRatio(result.work.bytes());
   for (const auto& [kind, share] : KeepRatios(result.work)) {
     if (kind == axis) return share;
   }

@@ -20,11 +20,11 @@ struct Series {
 
 struct PlotOptions {
   std::string path;           // Ends in .svg or .png.
-  std::string x = "speedup";  // Or requests_per_second, or a kind of keep ratio.
+  std::string x = "speedup";  // Or requests_per_second, or a kind of keep ratio, or bytes.
   std::string title;
 };
 
-/// What can be drawn against: "speedup", "requests_per_second", and the kinds of keep ratios.
+/// What can be drawn against: "speedup", "requests_per_second", the kinds of keep ratios, "bytes".
 std::vector<std::string> PlotAxes();
 
 /// A result's place on that axis.

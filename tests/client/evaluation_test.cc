@@ -24,6 +24,10 @@ PolicyResult Result(const std::string& sparsity) {
   result.quality.cosine = 0.5;
   result.work.mutable_tokens()->set_dense(8);
   result.work.mutable_tokens()->set_done(4);
+  result.work.mutable_bytes()->set_dense(64);
+  result.work.mutable_bytes()->set_done(16);
+  result.work.set_softmax_rows(10);
+  result.work.set_refetched_rows(1);
   result.requests_per_second = 100;
   result.speedup = 2;
   return result;
@@ -52,6 +56,8 @@ TEST(EvaluationJson, HasTheNamesThatStay) {
   for (const char* key : {"agreement", "kl", "cosine", "requests_per_second", "speedup", "n"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
+  EXPECT_EQ(json["bytes"], Json({{"dense", 64}, {"done", 16}}));
+  EXPECT_EQ(json["refetch_share"], 0.1);
   EXPECT_FALSE(json.contains("spearman"));
 }
 
@@ -85,6 +91,7 @@ TEST(EvaluationCsv, QuotesAndFlattens) {
   const std::string csv = ToCsv(results);
   EXPECT_THAT(csv, HasSubstr("sparsity,policy,accuracy"));
   EXPECT_THAT(csv, HasSubstr("keep_token,keep_head"));
+  EXPECT_THAT(csv, HasSubstr("bytes_dense,bytes_done,refetch_share,n"));
   EXPECT_THAT(csv, HasSubstr("\n\"p:a=1,b=\"\"x\"\"\","));
 }
 
@@ -118,7 +125,8 @@ TEST(PlotAxes, EachHasItsValue) {
   EXPECT_EQ(AxisValue(result, "speedup"), 2);
   EXPECT_EQ(AxisValue(result, "requests_per_second"), 100);
   EXPECT_EQ(AxisValue(result, "token"), 0.5);
-  EXPECT_EQ(PlotAxes().size(), 8u);
+  EXPECT_EQ(AxisValue(result, "bytes"), 0.25);
+  EXPECT_EQ(PlotAxes().size(), 9u);
 }
 
 }  // namespace
