@@ -1,9 +1,9 @@
-#include "backend/build_info/build_info.h"
 #include "server/status_routes.h"
 
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "backend/build_info/build_info.h"
 
 namespace thresher {
 namespace {
