@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo build test test-all bench install format lint packages lint-packages clean
+.PHONY: help demo build test test-all bench install format lint build-packages packages lint-packages clean
 
 help:  ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -12,7 +12,7 @@ help:  ## Show this list.
 demo: build  ## Build, start the server on the embedded model, ask it something, keep serving.
 	@deploy/demo
 
-build: packages  ## Build the server and the client: build/release/bin/thresherd and thresher.
+build: build-packages  ## Build the server and the client: build/release/bin/thresherd and thresher.
 	@cmake --preset release --log-level=WARNING >/dev/null
 	@cmake --build --preset release -j $(JOBS) --target thresherd thresher
 
@@ -22,7 +22,7 @@ test: packages  ## Build and run all tests: release, sanitizers, fuzzers (see te
 test-all: packages  ## `make test`, and what is too long for it.
 	@THRESHER_TEST_LONG=1 tests/run
 
-bench: packages  ## Measure; writes build/bench/results.json and results.md.
+bench: build-packages  ## Measure; writes build/bench/results.json and results.md.
 	@bench/run
 
 install: build  ## Install under PREFIX (default /usr/local), honours DESTDIR.
@@ -39,6 +39,9 @@ lint: lint-packages  ## Check the format, and run clang-tidy on everything.
 
 lint-packages:
 	@deploy/install-packages build test lint
+
+build-packages:
+	@deploy/install-packages build
 
 packages:  # Installs the Debian packages that are missing; silent when none is.
 	@deploy/install-packages build test
