@@ -161,9 +161,9 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       bytes_ += static_cast<int64_t>(input.text.size() + input.pair.value_or("").size() +
                                      input.ids.size_bytes() + input.type_ids.size_bytes());
     }
-    inference_->pending_bytes_ += bytes_;
+    *pending_bytes_ += bytes_;
   }
-  ~Call() { inference_->pending_bytes_ -= bytes_; }
+  ~Call() { *pending_bytes_ -= bytes_; }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -193,7 +193,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
  private:
   /// Before anything is spent on the call.
   absl::Status CheckRoom() const {
-    const int64_t pending = inference_->pending_bytes_;
+    const int64_t pending = *pending_bytes_;
     if (pending > std::max(inference_->options_.max_pending_bytes, bytes_)) {
       return ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
                                pending, inference_->options_.max_pending_bytes);
@@ -362,6 +362,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   InferenceAnswer answer_;
   std::atomic<int> waiting_ = 0;
   int64_t bytes_ = 0;  // Of the inputs.
+  const std::shared_ptr<std::atomic<int64_t>> pending_bytes_ = inference_->pending_bytes_;
 };
 
 Inference::Inference(const Options& options, ModelFinder find, Scheduler* scheduler,

@@ -131,7 +131,9 @@ class Inference {
   Metrics* const metrics_;
   InferenceStatistics statistics_;
   std::atomic<bool> draining_ = false;
-  std::atomic<int64_t> pending_bytes_ = 0;
+  // Shared with the calls, which may outlive this object by a moment.
+  const std::shared_ptr<std::atomic<int64_t>> pending_bytes_ =
+      std::make_shared<std::atomic<int64_t>>(0);
   WorkerThreads answer_threads_;  // Last: joined first.
 };
 
