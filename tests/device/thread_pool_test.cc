@@ -33,6 +33,29 @@ TEST(ThreadPool, WorkerNumbersAreInRangeAndNeverSharedAtOneTime) {
   });
 }
 
+TEST(ThreadPool, LittleWorkStaysOnTheCaller) {
+  ThreadPool pool(3);
+  std::vector<std::thread::id> ran(100);
+  pool.ForTasks(100, 1000, [&](int64_t task, int worker) {
+    EXPECT_EQ(worker, 0);
+    ran[static_cast<size_t>(task)] = std::this_thread::get_id();
+  });
+  for (const std::thread::id id : ran) EXPECT_EQ(id, std::this_thread::get_id());
+}
+
+TEST(ThreadPool, PiecesOfRowsAreAllRowsOnce) {
+  ThreadPool pool(3);
+  for (const int64_t rows : {0, 1, 7, 1000}) {
+    for (const int64_t cols : {0, 1, 100, 100'000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(rows));
+      pool.ForRows(rows, cols, [&](int64_t first, int64_t count) {
+        for (int64_t r = first; r < first + count; ++r) ++runs[static_cast<size_t>(r)];
+      });
+      for (const auto& count : runs) EXPECT_EQ(count, 1);
+    }
+  }
+}
+
 TEST(ThreadPool, TheCallerIsWorkerZero) {
   ThreadPool pool(3);
   const std::thread::id caller = std::this_thread::get_id();

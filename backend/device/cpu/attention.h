@@ -12,6 +12,12 @@ namespace thresher {
 /// Queries of one task: blocks start at multiples of this within the sequence.
 inline constexpr int64_t kQueryBlock = 192;
 
+/// The columns of one head.
+template <typename T>
+MatrixView<T> HeadColumns(MatrixView<T> m, int64_t head, int64_t head_dim) {
+  return {m.data + head * head_dim, m.rows, head_dim, m.stride};
+}
+
 struct HeadTask {
   ConstMatrix query;  // The block's rows of this head: [<= kQueryBlock, head_dim].
   ConstMatrix key;    // All rows of the sequence: [keys, head_dim].

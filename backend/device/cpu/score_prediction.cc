@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/device/eager_prediction.h"
+#include "backend/device/cpu/attention.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/device/cpu/score_prediction.cc"
@@ -21,32 +21,42 @@ namespace {
 size_t ScratchSize(size_t head_dim) { return kKeyBlock * head_dim + kKeyBlock; }
 size_t Stride(size_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock * kKeyBlock; }
 
-void Predict(const PredictionTask& task, float* scratch, float* scores) {
+/// The scores of a head's queries [first, first + rows) (at most kQueryBlock) and all keys:
+/// scores(i, j) = query(i) . key(j) * (factor * query_scale(i) * key_scale(j)), with factor =
+/// kMantissaCorrection * operands.scale. Rows of scores are Stride(keys) apart.
+void Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t rows,
+             float* scratch, float* scores) {
   const F32 d;
   const size_t tile = TileCols();
-  const auto dim = static_cast<size_t>(task.query.cols);
-  const auto queries = static_cast<size_t>(task.query.rows);
-  const auto keys = static_cast<size_t>(task.key.rows);
+  const int64_t kv_head = head / (operands.query_scales.cols / operands.key_scales.cols);
+  const ConstMatrix query =
+      HeadColumns(operands.query_codes, head, operands.head_dim).Rows(first, rows);
+  const ConstMatrix key = HeadColumns(operands.key_codes, kv_head, operands.head_dim);
+  const float common_factor = kMantissaCorrection * operands.scale;
+  const auto dim = static_cast<size_t>(query.cols);
+  const auto queries = static_cast<size_t>(query.rows);
+  const auto keys = static_cast<size_t>(key.rows);
   const size_t stride = Stride(keys);
   float* const packed = scratch;
   float* const scales = scratch + kKeyBlock * dim;
   for (size_t begin = 0; begin < keys; begin += kKeyBlock) {
     const size_t count = std::min(kKeyBlock, keys - begin);
-    PackKeys(task.key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)), packed);
+    PackKeys(key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)), packed);
     std::fill_n(scales, kKeyBlock, 0.0f);
     for (size_t j = 0; j < count; ++j) {
-      scales[j] = task.key_scales[static_cast<int64_t>(begin + j) * task.key_stride];
+      scales[j] = operands.key_scales.row(static_cast<int64_t>(begin + j))[kv_head];
     }
     for (size_t q = 0; q < queries; q += kTileRows) {
       const size_t n = std::min(kTileRows, queries - q);
       float* const to = scores + q * stride + begin;
       for (size_t j = 0; j < count; j += tile) {
-        TileOfRows(n, task.query.row(static_cast<int64_t>(q)), task.query.stride, packed + j * dim,
-                   dim, false, to + j, stride);
+        TileOfRows(n, query.row(static_cast<int64_t>(q)), query.stride, packed + j * dim, dim,
+                   false, to + j, stride);
       }
       for (size_t r = 0; r < n; ++r) {
-        const auto factor = hn::Set(
-            d, task.factor * task.query_scales[static_cast<int64_t>(q + r) * task.query_stride]);
+        const auto factor =
+            hn::Set(d, common_factor *
+                           operands.query_scales.row(first + static_cast<int64_t>(q + r))[head]);
         float* const row = to + r * stride;
         for (size_t j = 0; j < count; j += hn::Lanes(d)) {
           const auto scale = hn::Mul(factor, hn::Load(d, scales + j));
@@ -124,16 +134,23 @@ HWY_EXPORT(Stride);
 HWY_EXPORT(Predict);
 HWY_EXPORT(Encode);
 
-size_t PredictionScratchSize(int64_t head_dim) {
-  return HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(head_dim));
-}
-
-int64_t PredictionStride(int64_t keys) {
-  return static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(Stride)(static_cast<size_t>(keys)));
-}
-
-void PredictBlock(const PredictionTask& task, float* scratch, float* scores) {
-  HWY_DYNAMIC_DISPATCH(Predict)(task, scratch, scores);
+void PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
+                   ScoreBlockBody body, ThreadPool* pool, WorkerScratch* scratch) {
+  const int64_t rows = operands.query_codes.rows;
+  const int64_t dim = operands.head_dim;
+  const int64_t blocks = DivideUp(rows, kQueryBlock);
+  const auto stride = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(Stride)(static_cast<size_t>(rows)));
+  const auto scores_size = static_cast<size_t>(std::min(kQueryBlock, rows) * stride);
+  scratch->Resize(scores_size + HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(dim)));
+  const auto tasks = static_cast<int64_t>(heads.size()) * blocks;
+  pool->ForTasks(tasks, tasks * kQueryBlock * rows * (dim + 32), [&](int64_t task, int worker) {
+    float* const scores = scratch->of(worker);
+    const int32_t head = heads[static_cast<size_t>(task / blocks)];
+    const int64_t first = task % blocks * kQueryBlock;
+    const int64_t count = std::min(kQueryBlock, rows - first);
+    HWY_DYNAMIC_DISPATCH(Predict)(operands, head, first, count, scores + scores_size, scores);
+    body(head, first, ConstMatrix(scores, count, rows, stride));
+  });
 }
 
 void EncodeLeadingOneRows(const LeadingOneInput& input, int32_t bits, int64_t group, int64_t first,

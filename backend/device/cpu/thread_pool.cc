@@ -1,5 +1,6 @@
 #include "backend/device/cpu/thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__x86_64__)
@@ -12,6 +13,12 @@ namespace {
 // Long enough to bridge the serial moments between two operations, short enough to cost an idle
 // server nothing that shows.
 constexpr std::chrono::microseconds kSpinTime{30};
+
+// Work (in multiply-adds, or as many element operations) below which waking a worker costs more
+// than it gives: some microseconds on one thread.
+constexpr int64_t kWorthSharing = 200'000;
+// Elements one task of a row-wise operation should have.
+constexpr int64_t kRowTaskElements = 16'384;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -56,6 +63,19 @@ void ThreadPool::ParallelFor(int64_t tasks, Body body) {
   // No one enters from here on; wait for those inside.
   uint32_t state = state_.fetch_and(~kOpen) & ~kOpen;
   while ((state & kInside) != 0) state = AwaitChange(state);
+}
+
+void ThreadPool::ForTasks(int64_t tasks, int64_t work, Body body) {
+  if (work >= kWorthSharing) return ParallelFor(tasks, body);
+  for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+}
+
+void ThreadPool::ForRows(int64_t rows, int64_t cols,
+                         absl::FunctionRef<void(int64_t first, int64_t count)> body) {
+  const int64_t count = std::max<int64_t>(1, kRowTaskElements / std::max<int64_t>(cols, 1));
+  // A row of a norm or a conversion costs about ten operations for each element.
+  ForTasks(DivideUp(rows, count), rows * cols * 10,
+           [&](int64_t task, int) { body(task * count, std::min(count, rows - task * count)); });
 }
 
 void ThreadPool::Work(int worker) {

@@ -22,7 +22,10 @@
 
 namespace thresher {
 
-/// ParallelFor is called by one thread at a time, and not from within an iteration.
+/// How many pieces of `size` hold `value`.
+inline int64_t DivideUp(int64_t value, int64_t size) { return (value + size - 1) / size; }
+
+/// Loops are run by one thread at a time, and not from within an iteration.
 class ThreadPool {
  public:
   using Body = absl::FunctionRef<void(int64_t task, int worker)>;
@@ -39,6 +42,15 @@ class ThreadPool {
   /// in [0, threads()) and no two calls with the same one overlap; the caller is worker 0. The body
   /// must not throw.
   void ParallelFor(int64_t tasks, Body body);
+
+  /// As ParallelFor if `work`, in multiply-adds or as many element operations, is worth waking a
+  /// worker; otherwise the caller runs all tasks.
+  void ForTasks(int64_t tasks, int64_t work, Body body);
+
+  /// For operations row by row on a matrix of `rows` x `cols`: body(first, count) for pieces of it
+  /// that together are all its rows.
+  void ForRows(int64_t rows, int64_t cols,
+               absl::FunctionRef<void(int64_t first, int64_t count)> body);
 
  private:
   // One word says it all: | generation : 15 | open : 1 | workers inside : 16 |. A worker enters the

@@ -1,0 +1,65 @@
+// Attention of a ragged batch on the cpu device: cuts each sequence into blocks of queries, makes a
+// task of every head of every block (AttendHead, AttendPlannedHead) and adds up what they did.
+#ifndef THRESHER_BACKEND_DEVICE_CPU_RAGGED_ATTENTION_H_
+#define THRESHER_BACKEND_DEVICE_CPU_RAGGED_ATTENTION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "backend/device/cpu/planned_attention.h"
+#include "backend/device/cpu/thread_pool.h"
+#include "backend/device/cpu/worker_scratch.h"
+#include "backend/device/device.h"
+#include "backend/device/plan.h"
+#include "backend/tensor/matrix.h"
+
+namespace thresher {
+
+/// Holds the memory that attention needs between its steps. Called by one thread at a time, with
+/// input whose shapes are checked. Throws std::bad_alloc.
+class RaggedAttention {
+ public:
+  /// Both outlive it.
+  RaggedAttention(ThreadPool* pool, WorkerScratch* scratch) : pool_(pool), scratch_(scratch) {}
+
+  /// Device::Attention.
+  void Dense(const AttentionInput& input, Matrix out);
+
+  /// Device::PlannedAttention. Checks the plans.
+  absl::Status Planned(const AttentionInput& input, std::span<const SequencePlan* const> plans,
+                       Matrix out, std::span<AttentionRecord> records);
+
+ private:
+  /// `queries` of a sequence from its row `first` on: kQueryBlock, or as many as there are.
+  struct Block {
+    size_t sequence;
+    int64_t begin;  // The sequence's first row in the batch,
+    int64_t keys;   // and how many it has.
+    int64_t first;
+    int64_t queries;
+  };
+
+  /// Finds the blocks; returns the work of their attention.
+  int64_t Cut(std::span<const int32_t> offsets, int64_t cols);
+
+  static HeadTask TaskOf(const AttentionInput& input, const Block& block, int64_t head);
+
+  /// Quantises Q and K of the sequences whose plans ask for it, head by head.
+  void Quantize(const AttentionInput& input, std::span<const SequencePlan* const> plans);
+
+  ThreadPool* const pool_;
+  WorkerScratch* const scratch_;
+  std::vector<Block> blocks_;
+  // Under plans. By task, so that the statistics are summed in one order:
+  std::vector<PlannedHeadRecord> task_records_;
+  AlignedBuffer<float> task_sums_;
+  // And what the first scores of quantised sequences read, and the keys of rows that refetch.
+  MatrixBuffer quantized_query_, upper_key_, full_key_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_CPU_RAGGED_ATTENTION_H_
