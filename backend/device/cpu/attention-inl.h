@@ -29,6 +29,18 @@ inline size_t PaddedCols(size_t cols) {
   return (cols + tile - 1) / tile * tile;
 }
 
+/// Where the pieces of a task's scratch lie: offsets in floats, each a multiple of 64 bytes.
+struct ScratchLayout {
+  size_t size = 0;
+
+  /// The offset of another piece, of `count` floats.
+  size_t Take(size_t count) {
+    const size_t offset = size;
+    size += (count + 15) / 16 * 16;
+    return offset;
+  }
+};
+
 /// Bit j of a row of bits, 64 a word.
 inline bool TestBit(const uint64_t* bits, size_t j) { return (bits[j / 64] >> (j % 64)) & 1; }
 

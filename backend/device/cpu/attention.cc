@@ -14,23 +14,16 @@ HWY_BEFORE_NAMESPACE();
 namespace thresher::HWY_NAMESPACE {
 namespace {
 
-/// Where the pieces of a task's scratch lie: offsets in floats.
-struct Layout {
+struct Layout : ScratchLayout {
   explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)) {
-    const auto take = [this](size_t count) {
-      const size_t offset = size;
-      size += (count + 15) / 16 * 16;
-      return offset;
-    };
-    key = take(kKeyBlock * head_dim);
-    value = take(kKeyBlock * stride);
-    scores = take(kTileRows * kKeyBlock);
-    output = take(kQueryBlock * stride);
-    largest = take(kQueryBlock);
-    total = take(kQueryBlock);
+    key = Take(kKeyBlock * head_dim);
+    value = Take(kKeyBlock * stride);
+    scores = Take(kTileRows * kKeyBlock);
+    output = Take(kQueryBlock * stride);
+    largest = Take(kQueryBlock);
+    total = Take(kQueryBlock);
   }
-  size_t stride;  // Of a row of output: head_dim padded to whole tiles.
-  size_t size = 0;
+  size_t stride;   // Of a row of output: head_dim padded to whole tiles.
   size_t key;      // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
   size_t value;    // [stride / TileCols()] tiles of [keys][TileCols()].
   size_t scores;   // [kTileRows][kKeyBlock]

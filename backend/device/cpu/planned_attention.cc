@@ -21,32 +21,25 @@ namespace {
 
 size_t Blocks(size_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
 
-/// Where the pieces of a task's scratch lie: offsets in floats.
-struct Layout {
+struct Layout : ScratchLayout {
   Layout(size_t head_dim, size_t keys)
       : out_stride(PaddedCols(head_dim)), stride(Blocks(keys) * kKeyBlock), blocks(Blocks(keys)) {
-    const auto take = [this](size_t count) {
-      const size_t offset = size;
-      size += (count + 15) / 16 * 16;
-      return offset;
-    };
-    query = take(kQueryBlock * head_dim);
-    key = take(kKeyBlock * head_dim);
-    value = take(kKeyBlock * out_stride);
-    scores = take(kTileRows * kKeyBlock);
-    weights = take(kQueryBlock * stride);
-    corrections = take(kQueryBlock * blocks);
-    output = take(kQueryBlock * out_stride);
-    largest = take(kQueryBlock);
-    total = take(kQueryBlock);
-    row = take(stride);
-    ordered = take(OrderedSize(stride));
-    chosen = take(2 * stride / 64);
+    query = Take(kQueryBlock * head_dim);
+    key = Take(kKeyBlock * head_dim);
+    value = Take(kKeyBlock * out_stride);
+    scores = Take(kTileRows * kKeyBlock);
+    weights = Take(kQueryBlock * stride);
+    corrections = Take(kQueryBlock * blocks);
+    output = Take(kQueryBlock * out_stride);
+    largest = Take(kQueryBlock);
+    total = Take(kQueryBlock);
+    row = Take(stride);
+    ordered = Take(OrderedSize(stride));
+    chosen = Take(2 * stride / 64);
   }
   size_t out_stride;  // Of a row of output: head_dim padded to whole tiles.
   size_t stride;      // Of a row of weights: whole blocks of keys.
   size_t blocks;
-  size_t size = 0;
   size_t query;        // [kQueryBlock][head_dim]: the queries that run, where not all do.
   size_t key;          // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
   size_t value;        // [out_stride / TileCols()] tiles of [keys][TileCols()].

@@ -18,14 +18,25 @@ HWY_BEFORE_NAMESPACE();
 namespace thresher::HWY_NAMESPACE {
 namespace {
 
-size_t ScratchSize(size_t head_dim) { return kKeyBlock * head_dim + kKeyBlock; }
-size_t Stride(size_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock * kKeyBlock; }
+struct Layout : ScratchLayout {
+  Layout(size_t head_dim, size_t keys) : stride((keys + kKeyBlock - 1) / kKeyBlock * kKeyBlock) {
+    scores = Take(std::min(static_cast<size_t>(kQueryBlock), keys) * stride);
+    key = Take(kKeyBlock * head_dim);
+    scales = Take(kKeyBlock);
+  }
+  size_t stride;  // Of a row of scores: whole blocks of keys.
+  size_t scores;  // [kQueryBlock][stride], or fewer rows where there are fewer queries.
+  size_t key;     // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
+  size_t scales;  // [kKeyBlock]
+};
+
+size_t ScratchSize(size_t head_dim, size_t keys) { return Layout(head_dim, keys).size; }
 
 /// The scores of a head's queries [first, first + rows) (at most kQueryBlock) and all keys:
 /// scores(i, j) = query(i) . key(j) * (factor * query_scale(i) * key_scale(j)), with factor =
-/// kMantissaCorrection * operands.scale. Rows of scores are Stride(keys) apart.
-void Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t rows,
-             float* scratch, float* scores) {
+/// kMantissaCorrection * operands.scale. They lie in `memory`.
+ConstMatrix Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t rows,
+                    float* memory) {
   const F32 d;
   const size_t tile = TileCols();
   const int64_t kv_head = head / (operands.query_scales.cols / operands.key_scales.cols);
@@ -36,9 +47,11 @@ void Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t
   const auto dim = static_cast<size_t>(query.cols);
   const auto queries = static_cast<size_t>(query.rows);
   const auto keys = static_cast<size_t>(key.rows);
-  const size_t stride = Stride(keys);
-  float* const packed = scratch;
-  float* const scales = scratch + kKeyBlock * dim;
+  const Layout layout(dim, keys);
+  const size_t stride = layout.stride;
+  float* const scores = memory + layout.scores;
+  float* const packed = memory + layout.key;
+  float* const scales = memory + layout.scales;
   for (size_t begin = 0; begin < keys; begin += kKeyBlock) {
     const size_t count = std::min(kKeyBlock, keys - begin);
     PackKeys(key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)), packed);
@@ -65,6 +78,7 @@ void Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t
       }
     }
   }
+  return {scores, rows, key.rows, static_cast<int64_t>(stride)};
 }
 
 /// Encodes `count` values of one group; returns its scale.
@@ -130,7 +144,6 @@ HWY_AFTER_NAMESPACE();
 namespace thresher {
 
 HWY_EXPORT(ScratchSize);
-HWY_EXPORT(Stride);
 HWY_EXPORT(Predict);
 HWY_EXPORT(Encode);
 
@@ -139,17 +152,15 @@ void PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads
   const int64_t rows = operands.query_codes.rows;
   const int64_t dim = operands.head_dim;
   const int64_t blocks = DivideUp(rows, kQueryBlock);
-  const auto stride = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(Stride)(static_cast<size_t>(rows)));
-  const auto scores_size = static_cast<size_t>(std::min(kQueryBlock, rows) * stride);
-  scratch->Resize(scores_size + HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(dim)));
+  scratch->Resize(
+      HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(dim), static_cast<size_t>(rows)));
   const auto tasks = static_cast<int64_t>(heads.size()) * blocks;
   pool->ForTasks(tasks, tasks * kQueryBlock * rows * (dim + 32), [&](int64_t task, int worker) {
-    float* const scores = scratch->of(worker);
     const int32_t head = heads[static_cast<size_t>(task / blocks)];
     const int64_t first = task % blocks * kQueryBlock;
-    const int64_t count = std::min(kQueryBlock, rows - first);
-    HWY_DYNAMIC_DISPATCH(Predict)(operands, head, first, count, scores + scores_size, scores);
-    body(head, first, ConstMatrix(scores, count, rows, stride));
+    body(head, first,
+         HWY_DYNAMIC_DISPATCH(Predict)(operands, head, first, std::min(kQueryBlock, rows - first),
+                                       scratch->of(worker)));
   });
 }
 
