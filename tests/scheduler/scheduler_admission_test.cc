@@ -45,6 +45,32 @@ TEST_F(SchedulerAdmissionTest, SaysThatACallIsLargerThanTheQueue) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("send fewer"));
 }
 
+TEST_F(SchedulerAdmissionTest, TellsOfRoomWithoutTakingIt) {
+  options_.max_queue = 2;
+  StartPlugged();
+  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());
+  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());  // The first took nothing.
+  ASSERT_TRUE(Submit(Make(1, 1)).ok());
+  EXPECT_TRUE(scheduler_->CheckRoom(1).ok());
+  const absl::Status full = scheduler_->CheckRoom(2);
+  EXPECT_EQ(full.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("1 of 2 places are taken and 2 are wanted"));
+  const absl::Status too_many = scheduler_->CheckRoom(3);
+  EXPECT_EQ(too_many.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(too_many.message()), HasSubstr("send fewer"));
+  EXPECT_EQ(scheduler_->snapshot().queued, 1);
+  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1)));
+  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());  // The room has come back.
+}
+
+TEST_F(SchedulerAdmissionTest, HasNoRoomWhileItDrains) {
+  StartPlugged();
+  scheduler_->StopAccepting();
+  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kUnavailable);
+  EXPECT_TRUE(Finish().empty());
+  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kUnavailable);
+}
+
 TEST_F(SchedulerAdmissionTest, TakesNoJobsAsDone) {
   Start();
   EXPECT_TRUE(scheduler_->Submit({}).ok());
