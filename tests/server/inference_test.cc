@@ -20,10 +20,11 @@ class InferenceTest : public ::testing::Test {
  protected:
   using Answer = absl::StatusOr<InferenceAnswer>;
 
-  void Start(const SchedulerOptions& options = {}) {
-    scheduler_ = std::make_unique<Scheduler>(options, nullptr);
+  void Start(const SchedulerOptions& scheduler_options = {},
+             const Inference::Options& options = {.max_inputs = 4}) {
+    scheduler_ = std::make_unique<Scheduler>(scheduler_options, nullptr);
     inference_ = std::make_unique<Inference>(
-        Inference::Options{.max_inputs = 4},
+        options,
         [this](std::string_view name, std::string_view) {
           return name == model_->name ? absl::StatusOr<std::shared_ptr<const ServedModel>>(model_)
                                       : NotFound("no model '{}'", name);
@@ -39,11 +40,19 @@ class InferenceTest : public ::testing::Test {
     for (const std::string_view text : texts) request.inputs.push_back({.text = text});
     return request;
   }
+  /// Gives the answer when the call has let go of all that it held, `done` at last.
   std::future<Answer> Run(InferenceRequest request) {
-    auto promise = std::make_shared<std::promise<Answer>>();
-    inference_->Run(std::move(request),
-                    [promise](Answer answer) { promise->set_value(std::move(answer)); });
-    return promise->get_future();
+    struct Ending {
+      ~Ending() { promise.set_value(std::move(answer)); }
+      std::promise<Answer> promise;
+      Answer answer = absl::InternalError("the call ended without an answer");
+    };
+    auto ending = std::make_shared<Ending>();
+    std::future<Answer> future = ending->promise.get_future();
+    inference_->Run(std::move(request), [ending = std::move(ending)](Answer answer) {
+      ending->answer = std::move(answer);
+    });
+    return future;
   }
   std::string Count(const std::string& outcome) {
     const std::string text = metrics_.Exposition();
@@ -191,6 +200,68 @@ TEST_F(InferenceTest, AFullQueueRefusesTheCallAtOnce) {
   EXPECT_TRUE(running.get().ok());
   EXPECT_TRUE(waiting.get().ok());
   EXPECT_EQ(Count("resource_exhausted"), "2");
+}
+
+TEST_F(InferenceTest, AFullQueueRefusesBeforeAnythingIsTokenized) {
+  SchedulerOptions options;
+  options.max_queue = 1;
+  Start(options);
+  EngineOf(*model_).Close();
+  auto running = Run(Request({"first"}));
+  EngineOf(*model_).Await(1);
+  auto waiting = Run(Request({"a"}));
+  // The tokenizer would refuse it with another status.
+  EXPECT_EQ(Run(Request({"much too long"})).get().status().code(),
+            absl::StatusCode::kResourceExhausted);
+  InferenceRequest tokenize = Request({"abc"});  // Needs no place in the queue.
+  tokenize.method = Method::kTokenize;
+  EXPECT_TRUE(Run(std::move(tokenize)).get().ok());
+  EngineOf(*model_).Open();
+  EXPECT_TRUE(running.get().ok());
+  EXPECT_TRUE(waiting.get().ok());
+}
+
+TEST_F(InferenceTest, BoundsTheInputThatCallsHold) {
+  Start({}, {.max_inputs = 4, .max_pending_bytes = 8});
+  EngineOf(*model_).Close();
+  auto running = Run(Request({"abc"}));
+  EngineOf(*model_).Await(1);
+
+  // Texts, the second texts of pairs, ids and their types all count, and before they are tokenized.
+  const std::vector<int32_t> ids = {1};
+  for (const InferenceInput& input :
+       {InferenceInput{.text = "much too long"}, InferenceInput{.text = "abc", .pair = "def"},
+        InferenceInput{.ids = ids, .type_ids = ids}}) {
+    InferenceRequest request = Request({});
+    request.inputs = {input};
+    const absl::Status status = Run(std::move(request)).get().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(Message(status), HasSubstr("at most 8 may wait"));
+  }
+  InferenceRequest tokenize = Request({"ab", "cdef"});
+  tokenize.method = Method::kTokenize;
+  EXPECT_THAT(Message(Run(std::move(tokenize)).get().status()), HasSubstr("hold 9 bytes of input"));
+
+  // What was refused holds nothing, so that there is room for just so much.
+  auto waiting = Run(Request({"abc", "de"}));
+  EXPECT_EQ(Run(Request({"x"})).get().status().code(), absl::StatusCode::kResourceExhausted);
+  EngineOf(*model_).Open();
+  EXPECT_TRUE(running.get().ok());
+  EXPECT_TRUE(waiting.get().ok());
+  EXPECT_TRUE(Run(Request({"12345678"})).get().ok());  // All have given back theirs.
+}
+
+TEST_F(InferenceTest, ALargeCallGoesAlone) {
+  Start({}, {.max_inputs = 4, .max_pending_bytes = 2});
+  EXPECT_TRUE(Run(Request({"abc", "def"})).get().ok());
+  EngineOf(*model_).Close();
+  auto running = Run(Request({"abcd"}));
+  EngineOf(*model_).Await(2);
+  EXPECT_EQ(Run(Request({"abc", "def"})).get().status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EngineOf(*model_).Open();
+  EXPECT_TRUE(running.get().ok());
+  EXPECT_TRUE(Run(Request({"abc", "def"})).get().ok());
 }
 
 TEST_F(InferenceTest, APassedDeadlineComputesNothing) {
