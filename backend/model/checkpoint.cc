@@ -75,7 +75,7 @@ absl::Status Checkpoint::CheckUnchanged() const {
       return FailedPrecondition(
           "{}: the file was changed in place after it was loaded; load the model again, and "
           "replace checkpoints by renaming or in a new version directory",
-          name_);
+          file.path());
     }
   }
   return absl::OkStatus();

@@ -26,8 +26,8 @@ class Checkpoint {
   /// What errors call this checkpoint: the path of the file or of the index.
   const std::string& name() const { return name_; }
 
-  /// FAILED_PRECONDITION, saying what to do, if a file was written to since it was opened. To be
-  /// asked before tensors are read long after that.
+  /// FAILED_PRECONDITION, naming the file and saying what to do, if one was written to since it was
+  /// opened. To be asked before tensors are read long after that.
   absl::Status CheckUnchanged() const;
 
   /// Gives resident pages of the mappings back to the system; what is read later comes in again.

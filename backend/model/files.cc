@@ -114,6 +114,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   if (data == MAP_FAILED) return SystemError(path, "map it");
   madvise(data, size, MADV_WILLNEED);  // Only a hint: all of it is read soon.
   MappedFile mapped;
+  mapped.path_ = path;
   mapped.data_ = static_cast<const std::byte*>(data);
   mapped.size_ = size;
   struct stat info = {};
@@ -124,12 +125,14 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : file_(std::exchange(other.file_, -1)),
+    : path_(std::move(other.path_)),
+      file_(std::exchange(other.file_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
       modified_ns_(other.modified_ns_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
   std::swap(file_, other.file_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);

@@ -44,6 +44,7 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
   ~MappedFile();
 
+  const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
   /// The file still has the size and the time of modification that it was opened with.
@@ -55,6 +56,7 @@ class MappedFile {
  private:
   MappedFile() = default;
 
+  std::string path_;
   int file_ = -1;  // Stays open: a path may have got another file.
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

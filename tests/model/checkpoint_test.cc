@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 
@@ -70,6 +71,56 @@ TEST_F(CheckpointTest, ReadsTheSameAfterItsPagesWereReleased) {
   EXPECT_EQ(data[3], 'x');
   checkpoint->ReleasePages();
   EXPECT_EQ(data[3], 'x');
+}
+
+TEST_F(CheckpointTest, TellsThatItsFileWasWrittenTo) {
+  using std::filesystem::last_write_time;
+  using std::filesystem::resize_file;
+  const std::string file = dir() + "/model.safetensors";
+  const std::string text = OneTensor("a");
+  Write("model.safetensors", text);
+  const auto checkpoint = Checkpoint::Open(dir());
+  ASSERT_TRUE(checkpoint.ok());
+  EXPECT_TRUE(checkpoint->CheckUnchanged().ok());
+
+  // Times are set by hand, since a clock may stand still between two writes.
+  const auto opened = last_write_time(file);
+  const auto expect_changed = [&] {
+    const absl::Status status = checkpoint->CheckUnchanged();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(Message(status), AllOf(HasSubstr(file + ": "), HasSubstr("load the model again")));
+  };
+  resize_file(file, text.size() - 1);
+  last_write_time(file, opened);
+  expect_changed();
+  Write("model.safetensors", text);
+  last_write_time(file, opened + std::chrono::seconds(1));
+  expect_changed();
+  last_write_time(file, opened);
+  EXPECT_TRUE(checkpoint->CheckUnchanged().ok());
+}
+
+TEST_F(CheckpointTest, IsUnchangedWhereItsNameIsGivenToAnotherFile) {
+  Write("model.safetensors", OneTensor("a"));
+  const auto checkpoint = Checkpoint::Open(dir());
+  ASSERT_TRUE(checkpoint.ok());
+  Write("new", OneTensor("another"));
+  std::filesystem::rename(dir() + "/new", dir() + "/model.safetensors");
+  EXPECT_TRUE(checkpoint->CheckUnchanged().ok());
+}
+
+TEST_F(CheckpointTest, TellsWhichShardWasWrittenTo) {
+  Write("one.safetensors", OneTensor("a"));
+  Write("two.safetensors", OneTensor("b"));
+  Write("model.safetensors.index.json",
+        R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})");
+  const auto checkpoint = Checkpoint::Open(dir());
+  ASSERT_TRUE(checkpoint.ok());
+  EXPECT_TRUE(checkpoint->CheckUnchanged().ok());
+  std::filesystem::resize_file(dir() + "/two.safetensors", 4);
+  const absl::Status status = checkpoint->CheckUnchanged();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(status), HasSubstr(dir() + "/two.safetensors: "));
 }
 
 TEST_F(CheckpointTest, SaysWhatIsMissing) {
