@@ -340,6 +340,18 @@ TEST_F(OpenInferenceServiceTest, LoadsAndUnloadsModels) {
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+TEST_F(OpenInferenceServiceTest, LoadsNothingByParameters) {
+  inference::RepositoryModelLoadRequest load;
+  inference::RepositoryModelLoadResponse loaded;
+  load.set_model_name("plain");
+  (*load.mutable_parameters())["config"].set_string_param("{}");
+  const grpc::Status status = Call(&Stub::RepositoryModelLoad, load, &loaded);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("parameter 'config'"));
+  ModelInferResponse response;
+  EXPECT_TRUE(Infer(Texts("plain", {"a"}), &response).ok());  // As it was.
+}
+
 class InferStreamTest : public OpenInferenceServiceTest {
  protected:
   using Answer = inference::ModelStreamInferResponse;
