@@ -163,6 +163,7 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
 
 void AddServerFlags(CLI::App& app, Flags& flags) {
   app.add_option("--server", flags.server, "Ask this server instead of running the model here")
+      ->check(CheckAddress)
       ->option_text("HOST:PORT")
       ->group("By a server");
   app.add_option("--model-version", flags.version, "Which version; by default the server chooses")
@@ -170,14 +171,7 @@ void AddServerFlags(CLI::App& app, Flags& flags) {
       ->group("By a server");
   AddDuration(app, "--deadline", flags.deadline, "Time that each call may take (default 1m)")
       ->group("By a server");
-  app.add_option("--batch", flags.limits.batch, "Examples in one call (default 32)")
-      ->check(CLI::Range(1, 65536))
-      ->option_text("N")
-      ->group("By a server");
-  app.add_option("--concurrency", flags.limits.concurrency, "Calls in flight (default 4)")
-      ->check(CLI::Range(1, 1024))
-      ->option_text("N")
-      ->group("By a server");
+  AddCallLimits(app, flags.limits, "By a server");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "backend/tensor/status.h"
 #include "client/cli/command.h"
 #include "client/cli/format.h"
 #include "client/cli/server_flags.h"
@@ -14,23 +15,37 @@ struct Flags : ServerFlags {
   std::string service;
 };
 
+using grpc::health::v1::HealthCheckResponse;
+
+Json ServiceJson(const Flags& flags, HealthCheckResponse::ServingStatus status) {
+  return {{"service", flags.service}, {"status", HealthCheckResponse::ServingStatus_Name(status)}};
+}
+
+/// There is no status: says `message` to people, and why to whoever reads objects. Never kUsage:
+/// whether a server answers, and which services it knows, is not the command line's matter.
+int Unanswered(const Flags& flags, const absl::Status& why, const std::string& message,
+               std::stop_token stop) {
+  if (flags.json && !stop.stop_requested()) {
+    Json json = ServiceJson(flags, HealthCheckResponse::UNKNOWN);
+    json["error"] = ToJson(why);
+    Print(Dump(json) + "\n");
+  }
+  return Fail(absl::InternalError(message), stop);
+}
+
 int Run(const Flags& flags, std::stop_token stop) {
-  using grpc::health::v1::HealthCheckResponse;
   auto client = Connect(flags, stop);
-  if (!client.ok()) return Fail(client.status(), stop);
+  if (!client.ok()) return Unanswered(flags, client.status(), Message(client.status()), stop);
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(flags.service);
   const auto response = (*client)->Call(request, {.stop = stop});
   if (!response.ok()) {
-    // Never kUsage: whether a service is known is the server's matter.
-    Fail(absl::InternalError(Describe(response.status())), stop);
-    return stop.stop_requested() ? kInterrupted : kSomeFailed;
+    return Unanswered(flags, response.status(), Describe(response.status()), stop);
   }
-  const std::string name = HealthCheckResponse::ServingStatus_Name(response->status());
   if (flags.json) {
-    Print(Dump({{"service", flags.service}, {"status", name}}) + "\n");
+    Print(Dump(ServiceJson(flags, response->status())) + "\n");
   } else {
-    Print(name + "\n");
+    Print(HealthCheckResponse::ServingStatus_Name(response->status()) + "\n");
   }
   if (const absl::Status output = OutputStatus(); !output.ok()) return Fail(output, {});
   return response->status() == HealthCheckResponse::SERVING ? kAllAnswered : kSomeFailed;

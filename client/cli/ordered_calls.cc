@@ -61,6 +61,17 @@ struct Window {
 
 }  // namespace
 
+void AddCallLimits(CLI::App& app, CallLimits& limits, const std::string& group) {
+  app.add_option("--batch", limits.batch, "Inputs in one call (default 32)")
+      ->check(CLI::Range(1, 65536))
+      ->option_text("N")
+      ->group(group);
+  app.add_option("--concurrency", limits.concurrency, "Calls in flight (default 4)")
+      ->check(CLI::Range(1, 1024))
+      ->option_text("N")
+      ->group(group);
+}
+
 absl::Status RunOrdered(InputSource& source, const CallLimits& limits, const SendCall& send,
                         std::stop_token stop) {
   Window window;

@@ -4,8 +4,10 @@
 #ifndef THRESHER_CLIENT_CLI_ORDERED_CALLS_H_
 #define THRESHER_CLIENT_CLI_ORDERED_CALLS_H_
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <stop_token>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +19,9 @@ struct CallLimits {
   int batch = 32;       // Inputs in one call.
   int concurrency = 4;  // Calls in flight.
 };
+
+/// --batch and --concurrency, in this group of the help.
+void AddCallLimits(CLI::App& app, CallLimits& limits, const std::string& group);
 
 /// Shows the answers of one call; runs on RunOrdered's thread, in input order.
 using ShowCall = std::function<void()>;

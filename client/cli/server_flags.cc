@@ -14,9 +14,6 @@ namespace thresher::cli {
 
 using client::Client;
 
-namespace {
-
-/// gRPC takes names of other kinds ("unix:PATH", "dns:///NAME"), but a port modulo 65536 too.
 std::string CheckAddress(const std::string& address) {
   const size_t colon = address.rfind(':');
   const bool other = address.find(":/") != std::string::npos || address.starts_with("unix");
@@ -27,8 +24,6 @@ std::string CheckAddress(const std::string& address) {
   if (digits && std::stoi(port) >= 1 && std::stoi(port) <= 65535 && colon > 0) return "";
   return fmt::format("'{}' is not HOST:PORT with a port from 1 to 65535", address);
 }
-
-}  // namespace
 
 void AddServerFlags(CLI::App& app, ServerFlags& flags) {
   app.add_option("--server", flags.server,

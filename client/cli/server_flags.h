@@ -25,6 +25,10 @@ struct ModelFlags {
   std::string version;
 };
 
+/// Of the value of a --server: empty, or what is wrong with it. gRPC takes names of other kinds
+/// ("unix:PATH", "dns:///NAME"), but a port modulo 65536 too.
+std::string CheckAddress(const std::string& address);
+
 void AddServerFlags(CLI::App& app, ServerFlags& flags);
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
 

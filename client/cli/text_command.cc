@@ -32,14 +32,7 @@ void AddTextFlags(CLI::App& app, TextFlags& flags, const std::string& what) {
   AddInputFlags(app, flags.inputs, what);
   app.add_flag("--truncate", flags.truncate, "Cut texts that are too long instead of failing")
       ->group("Input");
-  app.add_option("--batch", flags.limits.batch, "Inputs in one call (default 32)")
-      ->check(CLI::Range(1, 65536))
-      ->option_text("N")
-      ->group("Calls");
-  app.add_option("--concurrency", flags.limits.concurrency, "Calls in flight (default 4)")
-      ->check(CLI::Range(1, 1024))
-      ->option_text("N")
-      ->group("Calls");
+  AddCallLimits(app, flags.limits, "Calls");
   app.add_flag("--timings", flags.timings,
                "Show how long each took (--json always does, in seconds)");
   app.add_flag("--quiet", flags.quiet, "No progress bar");

@@ -42,6 +42,8 @@ class CliTest : public ::testing::Test {
     for (std::string line; std::getline(stream, line);) lines.push_back(json::parse(line));
     return lines;
   }
+  /// An address where nobody listens any more.
+  static std::string NoServer() { return FakeServer().address(); }
   std::string File(const std::string& text) {
     const std::string path = directory_.path() / "file";
     std::ofstream(path, std::ios::binary) << text;
@@ -252,9 +254,25 @@ TEST_F(CliTest, HealthIsItsExitCode) {
   EXPECT_EQ(not_serving.code, 1);
   EXPECT_EQ(Lines(not_serving.output).at(0),
             json::parse(R"({"service": "slow", "status": "NOT_SERVING"})"));
-  const Finished unknown = Run({"health", "--service", "nobody"});
+  const Finished unknown = Run({"health", "--service", "nobody", "--json"});
   EXPECT_EQ(unknown.code, 1);
   EXPECT_THAT(unknown.error, HasSubstr("NOT_FOUND: unknown service"));
+  EXPECT_EQ(Lines(unknown.output).at(0), json::parse(R"({"service": "nobody", "status": "UNKNOWN",
+                            "error": {"code": "NOT_FOUND", "message": "unknown service"}})"));
+}
+
+TEST_F(CliTest, HealthOfNoServerIsAnObjectToo) {
+  const std::string address = NoServer();
+  const Finished run = RunProcess({THRESHER_BINARY, "health", "--json", "--server", address});
+  EXPECT_EQ(run.code, 1);
+  const auto lines = Lines(run.output);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["service"], "");
+  EXPECT_EQ(lines[0]["status"], "UNKNOWN");
+  EXPECT_EQ(lines[0]["error"]["code"], "UNAVAILABLE");
+  const std::string message = "no server answers at " + address;
+  EXPECT_THAT(lines[0]["error"]["message"].get<std::string>(), StartsWith(message));
+  EXPECT_THAT(run.error, StartsWith("thresher: " + message));
 }
 
 TEST_F(CliTest, ModelMustBeNamedWhereThereAreSeveral) {
@@ -263,9 +281,24 @@ TEST_F(CliTest, ModelMustBeNamedWhereThereAreSeveral) {
   EXPECT_EQ(run.code, 2);
   EXPECT_THAT(run.error, HasSubstr("choose one with --model: a, b"));
   EXPECT_EQ(Run({"classify", "x", "--model", "a"}).code, 0);
-  EXPECT_EQ(Run({"classify", "x"}, {.environment = {"THRESHER_MODEL=b"}}).code, 0);
   server_.models = {};
   EXPECT_EQ(Run({"classify", "x"}).code, 1);
+}
+
+TEST_F(CliTest, ModelComesFromTheEnvironmentAlsoAsAServerWritesIt) {
+  server_.models = {"b", "a"};
+  std::mutex mutex;
+  std::vector<std::string> asked;
+  server_.on_classify = [&](const v1::ClassifyRequest& request) {
+    const std::lock_guard lock(mutex);
+    asked.push_back(request.model().name());
+  };
+  for (const std::string value : {"b", "b=models/b", "b=models/b,precision=int8"}) {
+    const Finished run = Run({"classify", "x"}, {.environment = {"THRESHER_MODEL=" + value}});
+    EXPECT_EQ(run.code, 0) << value << ": " << run.error;
+  }
+  Run({"classify", "x", "--model", "a"}, {.environment = {"THRESHER_MODEL=b=models/b"}});
+  EXPECT_THAT(asked, ::testing::ElementsAre("b", "b", "b", "a"));
 }
 
 TEST_F(CliTest, ServerComesFromTheEnvironment) {
@@ -274,15 +307,35 @@ TEST_F(CliTest, ServerComesFromTheEnvironment) {
 }
 
 TEST_F(CliTest, ServerThatIsNotThereSaysHowToStartOne) {
-  std::string address;
-  {
-    const FakeServer gone;
-    address = gone.address();
-  }
+  const std::string address = NoServer();
   const Finished run = RunProcess({THRESHER_BINARY, "classify", "x", "--server", address});
   EXPECT_EQ(run.code, 1);
   EXPECT_THAT(run.error, AllOf(StartsWith("thresher: no server answers at " + address),
                                HasSubstr("thresherd --listen " + address)));
+}
+
+TEST_F(CliTest, AddressThatIsNoneIsWrongUsage) {
+  const auto expect_refused = [](const Finished& run, const std::string& address) {
+    EXPECT_EQ(run.code, 2) << address;
+    EXPECT_EQ(run.output, "");
+    EXPECT_THAT(run.error,
+                HasSubstr("'" + address + "' is not HOST:PORT with a port from 1 to 65535"));
+  };
+  for (const std::string address :
+       {"localhost", "localhost:", ":8001", "localhost:0", "localhost:65536", "localhost:73537",
+        "localhost:4295000000", "localhost:-1", "localhost:80x", "localhost:http"}) {
+    expect_refused(RunProcess({THRESHER_BINARY, "classify", "x", "--server", address}), address);
+  }
+  const std::string address = "localhost:65536";
+  expect_refused(
+      RunProcess({THRESHER_BINARY, "health"}, {.environment = {"THRESHER_SERVER=" + address}}),
+      address);
+  expect_refused(RunProcess({THRESHER_BINARY, "evaluate", "--model", "m", "--data", File("a\tb\n"),
+                             "--server", address}),
+                 address);
+  // Names of gRPC's other kinds pass: here nobody answers.
+  EXPECT_EQ(RunProcess({THRESHER_BINARY, "health", "--server", "unix:" + File("") + ".none"}).code,
+            1);
 }
 
 TEST_F(CliTest, WrongUsageIsTwo) {
@@ -291,6 +344,9 @@ TEST_F(CliTest, WrongUsageIsTwo) {
   EXPECT_EQ(Run({"classify", "x", "--no-such-flag"}).code, 2);
   EXPECT_EQ(Run({"classify", "x", "--batch", "0"}).code, 2);
   EXPECT_EQ(Run({"classify", "x", "--concurrency", "none"}).code, 2);
+  const std::string data = File("a\tb\n");
+  EXPECT_EQ(Run({"evaluate", "--model", "m", "--data", data, "--batch", "0"}).code, 2);
+  EXPECT_EQ(Run({"evaluate", "--model", "m", "--data", data, "--concurrency", "0"}).code, 2);
   EXPECT_EQ(Run({"classify", "x", "--deadline", "5"}).code, 2);
   EXPECT_EQ(Run({"classify", "x", "--deadline", "-5s"}).code, 2);
   EXPECT_EQ(Run({"embed", "x", "--pooling", "max"}).code, 2);
