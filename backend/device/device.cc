@@ -1,6 +1,9 @@
 #include "backend/device/device.h"
 
+#include <cmath>
+
 #include "backend/device/cpu/cpu_device.h"
+#include "backend/device/reference/cached_attention.h"
 #include "backend/device/reference/planned_attention.h"
 #include "backend/device/reference/reference_device.h"
 #include "backend/device/shape_checks.h"
@@ -87,6 +90,74 @@ absl::Status Device::PredictScores(const ScoreOperands& operands, std::span<cons
     }
     body(head, 0, scores.view());
   }
+  return absl::OkStatus();
+}
+
+absl::Status Device::RmsNorm(ConstMatrix x, std::span<const float> gamma, float epsilon, Matrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckRmsNorm(x, gamma, y));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    double squares = 0.0;
+    for (const float value : x.row_span(r)) squares += double{value} * value;
+    const double factor = 1.0 / std::sqrt(squares / static_cast<double>(x.cols) + epsilon);
+    for (int64_t c = 0; c < x.cols; ++c) {
+      y.row(r)[c] = static_cast<float>(x.row(r)[c] * factor * gamma[static_cast<size_t>(c)]);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::Add(ConstMatrix x, Matrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckElementwise(x, y));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) y.row(r)[c] += x.row(r)[c];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::Multiply(ConstMatrix x, Matrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckElementwise(x, y));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) y.row(r)[c] *= x.row(r)[c];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::Rotate(const RotaryTable& table, std::span<const int32_t> positions,
+                            int32_t heads, Matrix x) {
+  THRESHER_RETURN_IF_ERROR(CheckRotate(table, positions, heads, x));
+  const int64_t dim = x.cols / heads;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int32_t h = 0; h < heads; ++h) {
+      RotateRow(table, positions[static_cast<size_t>(r)], x.row(r) + h * dim);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::StoreKeysValues(const KvLayout& layout, int32_t layer, ConstMatrix key,
+                                     ConstMatrix value, std::span<const CachedSequence> sequences) {
+  THRESHER_RETURN_IF_ERROR(CheckStoreKeysValues(layout, layer, key, value, sequences));
+  for (const CachedSequence& sequence : sequences) {
+    for (int32_t r = 0; r < sequence.rows; ++r) {
+      for (int32_t h = 0; h < layout.kv_heads(); ++h) {
+        const int32_t slot = sequence.SlotOf(layout, layer, h, r);
+        std::byte* const page = sequence.pages[static_cast<size_t>(slot / kKvPageTokens)];
+        const int64_t row = sequence.first_row + r;
+        const int64_t column = int64_t{h} * layout.head_dim();
+        StoreKeyRow(layout, key.row(row) + column, slot % kKvPageTokens,
+                    layout.keys(page, layer, h));
+        StoreValueRow(layout, value.row(row) + column, slot % kKvPageTokens,
+                      layout.values(page, layer, h));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Device::CachedAttention(const CachedAttentionInput& input, Matrix out,
+                                     std::span<CachedRecord> records) {
+  THRESHER_RETURN_IF_ERROR(CheckCachedAttention(input, out, records));
+  ReferenceCachedAttention(input, out, records);
   return absl::OkStatus();
 }
 

@@ -27,6 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/device/eager_prediction.h"
+#include "backend/device/kv_cache.h"
 #include "backend/device/plan.h"
 #include "backend/tensor/matrix.h"
 #include "backend/tensor/mutex.h"
@@ -81,6 +82,16 @@ struct AttentionInput {
   std::span<const int32_t> offsets;
   float scale = 1.0f;  // Scores are scale * q.k.
   bool causal = false;
+};
+
+struct CachedAttentionInput {
+  AttentionShape shape;
+  ConstMatrix query;  // [rows, heads * head_dim], rotated.
+  const KvLayout* layout = nullptr;
+  int32_t layer = 0;
+  std::span<const CachedSequence> sequences;
+  const RotaryTable* rotary = nullptr;  // For keys that are rotated on read.
+  float scale = 1.0f;
 };
 
 struct DeviceDescription {
@@ -144,6 +155,32 @@ class Device {
   /// variance).
   virtual absl::Status LayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,
                                  std::span<const float> beta, float epsilon, Matrix y) = 0;
+
+  /// y = gamma * z / sqrt(mean(z^2) + epsilon) by row (arXiv 1910.07467); y may be x.
+  virtual absl::Status RmsNorm(ConstMatrix x, std::span<const float> gamma, float epsilon,
+                               Matrix y);
+
+  /// y += x, and y *= x, element by element.
+  virtual absl::Status Add(ConstMatrix x, Matrix y);
+  virtual absl::Status Multiply(ConstMatrix x, Matrix y);
+
+  /// Rotates every head of row r of x [rows, heads * head_dim] to positions[r] (RotateRow).
+  virtual absl::Status Rotate(const RotaryTable& table, std::span<const int32_t> positions,
+                              int32_t heads, Matrix x);
+
+  /// Writes K and V rows [rows, kv_heads * head_dim] of one layer to their sequences' caches.
+  virtual absl::Status StoreKeysValues(const KvLayout& layout, int32_t layer, ConstMatrix key,
+                                       ConstMatrix value,
+                                       std::span<const CachedSequence> sequences);
+
+  /// Causal attention over caches, which hold the new rows already: for each row and head
+  /// softmax(scale * q K^T) V over the slots that it reads, into out [rows, heads * head_dim].
+  /// records[s] says what sequence s did. The meaning of each rule is stated in
+  /// reference/cached_attention.h. A prompt row has the same bits however its prompt was cut into
+  /// chunks, and a decode row whatever else is in the batch; a prompt row and a decode row that see
+  /// the same need not have the same bits.
+  virtual absl::Status CachedAttention(const CachedAttentionInput& input, Matrix out,
+                                       std::span<CachedRecord> records);
 
   /// y[i] = sum over tables t of tables[t][ids[t][i]]: word, position and token type embeddings.
   /// All tables have y.cols columns, all id lists y.rows entries, every id within its table.

@@ -185,6 +185,124 @@ absl::Status CheckEmbed(std::span<const Device::Lookup> lookups, ConstMatrix y) 
   return absl::OkStatus();
 }
 
+absl::Status CheckRmsNorm(ConstMatrix x, std::span<const float> gamma, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("RMS norm input", x, x.rows, x.cols));
+  THRESHER_RETURN_IF_ERROR(CheckShape("RMS norm output", y, x.rows, x.cols));
+  if (static_cast<int64_t>(gamma.size()) != x.cols) {
+    return InvalidArgument("RMS norm: gamma has {} values, expected {}", gamma.size(), x.cols);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckElementwise(ConstMatrix x, ConstMatrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("elementwise input", x, x.rows, x.cols));
+  return CheckShape("elementwise output", y, x.rows, x.cols);
+}
+
+absl::Status CheckRotate(const RotaryTable& table, std::span<const int32_t> positions,
+                         int32_t heads, ConstMatrix x) {
+  THRESHER_RETURN_IF_ERROR(CheckShape("rotation", x, x.rows, x.cols));
+  if (heads <= 0 || x.cols % heads != 0 || x.cols / heads < 2 * int64_t{table.half} ||
+      static_cast<int64_t>(positions.size()) != x.rows) {
+    return InvalidArgument("rotation: {} positions and {} heads for {}x{}, {} dimensions turn",
+                           positions.size(), heads, x.rows, x.cols, 2 * table.half);
+  }
+  for (const int32_t position : positions) {
+    if (position < 0 || position >= table.positions()) {
+      return InvalidArgument("rotation: position {} of {}", position, table.positions());
+    }
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+/// What both operations on caches ask of the rows and slots of their sequences.
+absl::Status CheckCaches(const KvLayout& layout, int32_t layer, int64_t rows,
+                         std::span<const CachedSequence> sequences) {
+  if (layer < 0 || layer >= layout.layers()) {
+    return InvalidArgument("cache: layer {} of {}", layer, layout.layers());
+  }
+  const size_t places = static_cast<size_t>(layout.layers()) * layout.kv_heads();
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const CachedSequence& sequence = sequences[s];
+    const auto room = static_cast<int64_t>(sequence.pages.size()) * kKvPageTokens;
+    if (sequence.first_row < 0 || sequence.rows < 0 ||
+        int64_t{sequence.first_row} + sequence.rows > rows || sequence.slots < sequence.rows ||
+        sequence.slots > room || (sequence.decode && sequence.rows != 1)) {
+      return InvalidArgument("cache {}: rows {} + {} of {}, {} slots in {} pages", s,
+                             sequence.first_row, sequence.rows, rows, sequence.slots,
+                             sequence.pages.size());
+    }
+    const bool placed = !sequence.new_slots.empty();
+    if (placed && (!sequence.decode || sequence.new_slots.size() != places)) {
+      return InvalidArgument("cache {}: {} places for a new token, expected {} of a decode row", s,
+                             sequence.new_slots.size(), places);
+    }
+    for (const int32_t slot : sequence.new_slots) {
+      if (slot < 0 || slot >= sequence.slots) {
+        return InvalidArgument("cache {}: slot {} of {}", s, slot, sequence.slots);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckStoreKeysValues(const KvLayout& layout, int32_t layer, ConstMatrix key,
+                                  ConstMatrix value, std::span<const CachedSequence> sequences) {
+  const int64_t cols = int64_t{layout.kv_heads()} * layout.head_dim();
+  THRESHER_RETURN_IF_ERROR(CheckShape("keys", key, key.rows, cols));
+  THRESHER_RETURN_IF_ERROR(CheckShape("values", value, key.rows, cols));
+  return CheckCaches(layout, layer, key.rows, sequences);
+}
+
+absl::Status CheckCachedAttention(const CachedAttentionInput& input, ConstMatrix out,
+                                  std::span<const CachedRecord> records) {
+  const auto [heads, kv_heads, head_dim] = input.shape;
+  if (input.layout == nullptr || heads <= 0 || kv_heads <= 0 || heads % kv_heads != 0 ||
+      kv_heads != input.layout->kv_heads() || head_dim != input.layout->head_dim()) {
+    return InvalidArgument("cached attention: {} heads of {} on {} key-value heads", heads,
+                           head_dim, kv_heads);
+  }
+  const int64_t cols = int64_t{heads} * head_dim;
+  THRESHER_RETURN_IF_ERROR(CheckShape("cached attention query", input.query, out.rows, cols));
+  THRESHER_RETURN_IF_ERROR(CheckShape("cached attention output", out, out.rows, cols));
+  THRESHER_RETURN_IF_ERROR(CheckCaches(*input.layout, input.layer, out.rows, input.sequences));
+  if (records.size() != input.sequences.size()) {
+    return InvalidArgument("cached attention: {} records for {} sequences", records.size(),
+                           input.sequences.size());
+  }
+  const bool rotates = input.layout->format().rotate_on_read;
+  if (rotates &&
+      (input.rotary == nullptr || input.rotary->empty() || 2 * input.rotary->half > head_dim)) {
+    return InvalidArgument("cached attention: keys are to be rotated, but there is no table");
+  }
+  for (size_t s = 0; s < input.sequences.size(); ++s) {
+    const CachedSequence& sequence = input.sequences[s];
+    for (size_t i = 0; i < sequence.reads.size(); ++i) {
+      if (sequence.reads[i] < 0 || sequence.reads[i] >= sequence.slots ||
+          (i > 0 && sequence.reads[i] <= sequence.reads[i - 1])) {
+        return InvalidArgument("cache {}: the slots to read must ascend within 0 .. {}", s,
+                               sequence.slots - 1);
+      }
+    }
+    if (!rotates) continue;
+    if (sequence.positions.size() != static_cast<size_t>(sequence.slots)) {
+      return InvalidArgument("cache {}: {} positions for {} slots", s, sequence.positions.size(),
+                             sequence.slots);
+    }
+    for (const int32_t position : sequence.positions) {
+      if (position < 0 || position >= input.rotary->positions()) {
+        return InvalidArgument("cache {}: position {} of {}", s, position,
+                               input.rotary->positions());
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckMeanPool(ConstMatrix x, std::span<const int32_t> offsets, ConstMatrix y) {
   THRESHER_RETURN_IF_ERROR(CheckShape("mean pool input", x, x.rows, x.cols));
   THRESHER_RETURN_IF_ERROR(CheckOffsets(offsets, x.rows));

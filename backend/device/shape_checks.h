@@ -30,6 +30,17 @@ absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const
                             std::span<const float> beta, ConstMatrix y);
 /// Also finds ids outside their table.
 absl::Status CheckEmbed(std::span<const Device::Lookup> lookups, ConstMatrix y);
+absl::Status CheckRmsNorm(ConstMatrix x, std::span<const float> gamma, ConstMatrix y);
+/// Of Add and Multiply.
+absl::Status CheckElementwise(ConstMatrix x, ConstMatrix y);
+/// Also finds positions outside the table.
+absl::Status CheckRotate(const RotaryTable& table, std::span<const int32_t> positions,
+                         int32_t heads, ConstMatrix x);
+absl::Status CheckStoreKeysValues(const KvLayout& layout, int32_t layer, ConstMatrix key,
+                                  ConstMatrix value, std::span<const CachedSequence> sequences);
+/// Also finds slots and positions out of range.
+absl::Status CheckCachedAttention(const CachedAttentionInput& input, ConstMatrix out,
+                                  std::span<const CachedRecord> records);
 absl::Status CheckMeanPool(ConstMatrix x, std::span<const int32_t> offsets, ConstMatrix y);
 
 }  // namespace thresher

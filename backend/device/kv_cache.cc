@@ -1,0 +1,141 @@
+#include "backend/device/kv_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace thresher {
+namespace {
+
+size_t RoundUp(size_t size) { return (size + 63) / 64 * 64; }
+
+void StoreElements(DType element, const float* row, int32_t dim, std::byte* to) {
+  if (element == DType::kF32) {
+    std::memcpy(to, row, static_cast<size_t>(dim) * sizeof(float));
+    return;
+  }
+  for (int32_t d = 0; d < dim; ++d) {
+    const uint16_t bits = ToBF16(row[d]);
+    std::memcpy(to + static_cast<size_t>(d) * sizeof(bits), &bits, sizeof(bits));
+  }
+}
+
+/// Quantised to the planes' integers, kept as floats (exact: at most 16 bits); returns the scale.
+float Quantize(const KeyPlanes& planes, const float* row, int32_t dim, int32_t* out) {
+  float largest = 0.0f;
+  for (int32_t d = 0; d < dim; ++d) {
+    // A NaN makes the whole row NaN, as it would make every score.
+    largest = std::isnan(row[d]) ? row[d] : std::max(largest, std::abs(row[d]));
+    if (std::isnan(largest)) break;
+  }
+  if (largest == 0.0f || std::isnan(largest)) {
+    std::fill_n(out, dim, 0);
+    return largest;
+  }
+  const auto limit = static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
+  const float scale = largest / limit;
+  for (int32_t d = 0; d < dim; ++d) {
+    out[d] = static_cast<int32_t>(std::clamp(std::nearbyint(row[d] / scale), -limit, limit));
+  }
+  return scale;
+}
+
+}  // namespace
+
+KvLayout::KvLayout(const KvFormat& format, int32_t layers, int32_t kv_heads, int32_t head_dim)
+    : format_(format), layers_(layers), kv_heads_(kv_heads), head_dim_(head_dim) {
+  const size_t rows = kKvPageTokens;
+  const size_t plain = rows * value_bytes();
+  key_block_ = RoundUp(format.planes ? rows * (upper_key_bytes() + lower_key_bytes()) : plain);
+  value_block_ = RoundUp(plain);
+  page_bytes_ = static_cast<size_t>(layers) * kv_heads * (key_block_ + value_block_);
+}
+
+size_t KvLayout::upper_key_bytes() const {
+  return format_.planes ? static_cast<size_t>(head_dim_) + sizeof(float) : value_bytes();
+}
+size_t KvLayout::lower_key_bytes() const {
+  return format_.planes ? static_cast<size_t>(head_dim_) : 0;
+}
+
+void StoreKeyRow(const KvLayout& layout, const float* row, int32_t slot, std::byte* block) {
+  const int32_t dim = layout.head_dim();
+  const auto at = static_cast<size_t>(slot);
+  if (!layout.format().planes) {
+    return StoreElements(layout.format().element, row, dim, block + at * layout.value_bytes());
+  }
+  const KeyPlanes& planes = *layout.format().planes;
+  std::vector<int32_t> integers(static_cast<size_t>(dim));
+  const float scale = Quantize(planes, row, dim, integers.data());
+  std::byte* const upper = block + at * dim;
+  std::byte* const lower = block + layout.lower_offset() + at * dim;
+  for (int32_t d = 0; d < dim; ++d) {
+    upper[d] = static_cast<std::byte>(integers[d] >> planes.lsb_bits);
+    lower[d] = static_cast<std::byte>(integers[d] & ((1 << planes.lsb_bits) - 1));
+  }
+  std::memcpy(block + layout.scale_offset() + at * sizeof(scale), &scale, sizeof(scale));
+}
+
+void StoreValueRow(const KvLayout& layout, const float* row, int32_t slot, std::byte* block) {
+  StoreElements(layout.format().element, row, layout.head_dim(),
+                block + static_cast<size_t>(slot) * layout.value_bytes());
+}
+
+void LoadKeyRow(const KvLayout& layout, const std::byte* block, int32_t slot, bool upper_only,
+                float* row) {
+  const int32_t dim = layout.head_dim();
+  const auto at = static_cast<size_t>(slot);
+  if (!layout.format().planes) {
+    return ToFloat(layout.format().element, block + at * layout.value_bytes(),
+                   static_cast<size_t>(dim), row);
+  }
+  const int32_t lsb = layout.format().planes->lsb_bits;
+  const std::byte* const upper = block + at * dim;
+  const std::byte* const lower = block + layout.lower_offset() + at * dim;
+  float scale;
+  std::memcpy(&scale, block + layout.scale_offset() + at * sizeof(scale), sizeof(scale));
+  for (int32_t d = 0; d < dim; ++d) {
+    const int32_t high = static_cast<int8_t>(upper[d]) * (1 << lsb);
+    const int32_t low = upper_only ? 0 : static_cast<int32_t>(lower[d]);
+    row[d] = scale * static_cast<float>(high + low);
+  }
+}
+
+void LoadValueRow(const KvLayout& layout, const std::byte* block, int32_t slot, float* row) {
+  ToFloat(layout.format().element, block + static_cast<size_t>(slot) * layout.value_bytes(),
+          static_cast<size_t>(layout.head_dim()), row);
+}
+
+void CopySlot(const KvLayout& layout, int32_t layer, int32_t head, std::byte* from_page,
+              int32_t from_slot, std::byte* to_page, int32_t to_slot) {
+  const auto copy = [&](const std::byte* from, std::byte* to, size_t bytes) {
+    std::memcpy(to + static_cast<size_t>(to_slot) * bytes,
+                from + static_cast<size_t>(from_slot) * bytes, bytes);
+  };
+  const std::byte* const key = layout.keys(from_page, layer, head);
+  std::byte* const to_key = layout.keys(to_page, layer, head);
+  if (layout.format().planes) {
+    const auto dim = static_cast<size_t>(layout.head_dim());
+    copy(key, to_key, dim);
+    copy(key + layout.lower_offset(), to_key + layout.lower_offset(), dim);
+    copy(key + layout.scale_offset(), to_key + layout.scale_offset(), sizeof(float));
+  } else {
+    copy(key, to_key, layout.value_bytes());
+  }
+  copy(layout.values(from_page, layer, head), layout.values(to_page, layer, head),
+       layout.value_bytes());
+}
+
+void RotateRow(const RotaryTable& table, int32_t position, float* row) {
+  const int32_t half = table.half;
+  const float* const cos = table.cos.data() + static_cast<size_t>(position) * half;
+  const float* const sin = table.sin.data() + static_cast<size_t>(position) * half;
+  for (int32_t i = 0; i < half; ++i) {
+    const float first = row[i];
+    const float second = row[i + half];
+    row[i] = first * cos[i] - second * sin[i];
+    row[i + half] = second * cos[i] + first * sin[i];
+  }
+}
+
+}  // namespace thresher
