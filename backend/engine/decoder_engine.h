@@ -1,0 +1,120 @@
+// The engine of decoders: runs steps, each a ragged batch of decode tokens and chunks of prompts,
+// over KV caches that it owns the memory of.
+//
+//   auto text = engine->Start(policy, detail);
+//   engine->Step({{.text = text.get(), .ids = prompt, .prompt = true, .logits = kLast}}, outputs);
+//   ... then one token after the other, each the one that was sampled from the logits before:
+//   engine->Step({{.text = text.get(), .ids = {token}, .logits = kLast}}, outputs);
+#ifndef THRESHER_BACKEND_ENGINE_DECODER_ENGINE_H_
+#define THRESHER_BACKEND_ENGINE_DECODER_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "backend/device/device.h"
+#include "backend/engine/engine.h"
+#include "backend/engine/kv_cache.h"
+#include "backend/model/decoder.h"
+#include "backend/model/decoder_config.h"
+#include "backend/sparsity/policy.h"
+#include "thresher/v1/sparsity.pb.h"
+
+namespace thresher {
+
+/// One text that is being read or written: its cache, its policy's run, its account. Belongs to one
+/// engine, which must outlive it, and to one thread at a time; its memory goes back to the pool
+/// with it.
+class CachedText;
+struct CachedTextDeleter {
+  void operator()(CachedText* text) const;
+};
+using CachedTextPtr = std::unique_ptr<CachedText, CachedTextDeleter>;
+
+/// What one text adds to a step.
+struct StepPart {
+  enum class Logits { kNone, kLast, kAll };
+
+  CachedText* text = nullptr;
+  /// Its next tokens: a chunk of the prompt, or one generated token.
+  std::span<const int32_t> ids;
+  bool prompt = false;
+  /// The prompt ends with this chunk.
+  bool prompt_ends = false;
+  Logits logits = Logits::kNone;
+};
+
+class DecoderEngine {
+ public:
+  /// Reads and packs the weights of `directory`. `max_tokens` is at most config.max_tokens. `pool`
+  /// may serve several engines.
+  static absl::StatusOr<std::unique_ptr<DecoderEngine>> Load(
+      const std::string& directory, const DecoderConfig& config, std::shared_ptr<Device> device,
+      Precision precision, int32_t max_tokens, std::shared_ptr<KvPool> pool);
+  ~DecoderEngine();
+
+  const DecoderConfig& config() const { return decoder_.config(); }
+  int32_t max_tokens() const { return max_tokens_; }
+  int64_t parameters() const { return parameters_; }
+  size_t packed_bytes() const { return packed_bytes_; }
+  KvPool& pool() const { return *pool_; }
+
+  // ---- Thread-safe ----
+
+  absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const;
+  /// Every id within the vocabulary, at least one, at most max_tokens().
+  absl::Status ValidatePrompt(std::span<const int32_t> ids) const;
+  /// Bytes of cache that a text holds at most: all of `prompt` while it is read, and then what the
+  /// policy (null: dense) keeps of up to `tokens`.
+  size_t CacheBytes(const Policy* policy, int32_t prompt, int32_t tokens) const;
+
+  // ---- By one thread at a time ----
+
+  /// A new text. `reserved` bytes of cache are taken from the pool for it at once, so that its
+  /// steps can't fail for want of memory; RESOURCE_EXHAUSTED if they are not there.
+  absl::StatusOr<CachedTextPtr> Start(std::shared_ptr<const Policy> policy, ReportDetail detail,
+                                      size_t reserved);
+  /// Takes as much of the prompt's beginning as other texts have left in the pool, in whole pages
+  /// and never all of it: the tokens that need not be run. Before the text's first step.
+  int32_t ReusePrefix(CachedText& text, std::span<const int32_t> prompt);
+
+  /// Receives, row by row, the logits of a part's rows that asked for them, in order.
+  using OnLogits = absl::FunctionRef<void(size_t part, int32_t row, std::span<const float> logits)>;
+
+  /// Runs one step. A text may be in it once. The same logits come for a text whatever else is in
+  /// the step and however its prompt is cut. Takes the device's mutex. An error is the step's as a
+  /// whole, and the texts in it are spoilt.
+  absl::Status Step(std::span<const StepPart> parts, OnLogits on_logits);
+
+  /// The account of what ran so far.
+  v1::PruningReport Report(const CachedText& text) const;
+  /// Tokens run so far; bytes of cache held.
+  static int32_t Tokens(const CachedText& text);
+  static size_t HeldBytes(const CachedText& text);
+
+ private:
+  struct Workspace;
+
+  DecoderEngine(std::shared_ptr<Device> device, int32_t max_tokens, Decoder decoder,
+                std::shared_ptr<KvPool> pool);
+
+  const std::shared_ptr<Device> device_;
+  const int32_t max_tokens_;
+  const Decoder decoder_;
+  const PolicyShape shape_;
+  const DType element_;
+  const std::shared_ptr<KvPool> pool_;
+  int64_t parameters_ = 0;
+  size_t packed_bytes_ = 0;
+  const std::unique_ptr<Workspace> workspace_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_ENGINE_DECODER_ENGINE_H_

@@ -1,0 +1,85 @@
+// A decoder on a device: embeddings, layers whose attention reads a KV cache, final norm and head.
+// The network is described in decoder_config.h.
+//
+// Weights are immutable after Load; all that changes in a run is in the Workspace and in the
+// caches.
+#ifndef THRESHER_BACKEND_MODEL_DECODER_H_
+#define THRESHER_BACKEND_MODEL_DECODER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "backend/device/device.h"
+#include "backend/device/kv_cache.h"
+#include "backend/model/decoder_config.h"
+#include "backend/model/weight_reader.h"
+#include "backend/tensor/matrix.h"
+
+namespace thresher {
+
+/// The new tokens of several sequences, one sequence's after the other's.
+struct DecoderBatch {
+  std::span<const int32_t> ids;        // Each within the vocabulary.
+  std::span<const int32_t> positions;  // Of each: where its query (and a rotated key) stands.
+};
+
+class Decoder {
+ public:
+  class Workspace {
+   public:
+    /// [rows, hidden_size]: the input of the next layer, and after the last the result.
+    Matrix hidden() { return hidden_.view(); }
+
+   private:
+    friend class Decoder;
+    MatrixBuffer hidden_, normed_;
+    AlignedBuffer<float> scratch_;
+    MatrixBuffer head_rows_, head_input_;
+  };
+
+  /// The reader's device must outlive the decoder.
+  static absl::StatusOr<Decoder> Load(const DecoderConfig& config, WeightReader& reader);
+
+  const DecoderConfig& config() const { return config_; }
+  const RotaryTable& rotary() const { return rotary_; }
+
+  absl::Status Embed(const DecoderBatch& batch, Workspace& workspace) const;
+  /// Then each layer in turn: stores the new K and V in the caches (rotated, unless the layout says
+  /// rotate_on_read) and attends to them. Rows of the batch are as `sequences` say; records[s] says
+  /// what the attention of sequence s did.
+  absl::Status RunLayer(int32_t layer, const DecoderBatch& batch, const KvLayout& layout,
+                        std::span<const CachedSequence> sequences, std::span<CachedRecord> records,
+                        Workspace& workspace) const;
+  /// Then logits [rows.size(), vocab_size] of those rows of hidden().
+  absl::Status Logits(std::span<const int32_t> rows, Workspace& workspace, Matrix logits) const;
+
+ private:
+  struct Norm {
+    std::vector<float> gamma, beta;  // beta empty: RMSNorm.
+  };
+  struct Layer {
+    std::unique_ptr<PackedLinear> query, key, value, attention_output, gate, up, down;
+    Norm attention_norm, ffn_norm;
+  };
+
+  Decoder(const DecoderConfig& config, Device& device) : config_(config), device_(&device) {}
+
+  absl::Status Normalize(const Norm& norm, ConstMatrix x, Matrix y) const;
+  absl::Status FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace, Matrix y) const;
+
+  DecoderConfig config_;
+  Device* device_;
+  RotaryTable rotary_;
+  OwnedTable words_, positions_;
+  std::unique_ptr<PackedLinear> project_in_, project_out_, head_;
+  Norm final_norm_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_MODEL_DECODER_H_
