@@ -1,6 +1,7 @@
 #include "backend/sparsity/policy.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "backend/sparsity/fact.h"
@@ -90,6 +91,11 @@ absl::Status CheckShape(const PolicyShape& shape) {
 }
 
 }  // namespace
+
+void CacheRun::Positions(int32_t slots, std::vector<int32_t>* positions) const {
+  positions->resize(slots);
+  std::iota(positions->begin(), positions->end(), 0);
+}
 
 absl::StatusOr<std::shared_ptr<const Policy>> Policy::Parse(std::string_view text,
                                                             const PolicyShape& shape) {

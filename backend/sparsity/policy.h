@@ -5,6 +5,9 @@
 //                     generate, FFN precision; and the rules under which the attention runs
 //   AfterAttention    from the statistics: tokens and heads that later layers keep
 //
+// In a decoder a policy rules the KV cache instead: for each sequence it starts a CacheRun, which
+// follows the prompt and then each decode step (see there). The prompt itself is read densely.
+//
 // A composed policy runs its parts in the order written; each adds to the same plan. A policy knows
 // the model's shape, and never touches a device's internals.
 //
@@ -14,6 +17,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +25,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "backend/device/kv_cache.h"
 #include "backend/device/plan.h"
 #include "backend/tensor/matrix.h"
 
@@ -79,6 +84,47 @@ class PolicyRun {
                               const AttentionRecord& record, CascadeDecision* decision) {}
 };
 
+/// How a decoder's cache is kept and read under a policy, the same for all its sequences.
+struct CacheRules {
+  std::optional<KeyPlanes> planes;  // Keys are kept as two planes of bits.
+  double refetch_threshold = 0.0;   // With planes: see CachedSequence.
+  double value_keep = 1.0;          // Of decode rows: share of the read slots whose V is read.
+  bool rotate_on_read = false;      // Positions are those within the cache.
+  bool evicts = false;              // Tokens may leave the cache for good.
+  /// The run needs the sums of prompt rows, so that a prompt can't come from another's cache.
+  bool wants_prompt_sums = false;
+};
+
+/// One sequence's cache under a policy. The engine calls, in this order:
+///
+///   for each chunk of the prompt, for each layer: AddSums, if WantsSums
+///   EndPrompt once, which may evict
+///   for each decode step: PlaceNew; then for each layer: ChooseReads, and AddSums if WantsSums
+///
+/// Slots are numbered as in CachedSequence: a prompt's tokens in order; later ones at the end, or
+/// in the place of an evicted one. Nothing depends on how the prompt was cut into chunks.
+class CacheRun {
+ public:
+  virtual ~CacheRun() = default;
+  /// Whether AddSums wants to hear of `layer`, for prompt rows and decode rows alike.
+  virtual bool WantsSums(int32_t layer) const { return false; }
+  /// What CachedRecord::sums [kv_heads][slots] tells of the rows that just ran.
+  virtual void AddSums(int32_t layer, int32_t slots, std::span<const int64_t> sums) {}
+  /// All `tokens` of the prompt are in the cache. To evict, fill `survivors`: for each layer and KV
+  /// head [layers * kv_heads] the slots that stay, ascending, as many in each; they become slots 0,
+  /// 1, ... in this order. Left empty: all stay.
+  virtual void EndPrompt(int32_t tokens, std::vector<std::vector<int32_t>>* survivors) {}
+  /// A token comes, `slots` are held. To put it in the place of evicted ones, fill `victims`: for
+  /// each layer and KV head [layers * kv_heads] the slot that it takes. Left empty: a new slot.
+  virtual void PlaceNew(int32_t slots, std::vector<int32_t>* victims) {}
+  /// The slots that `layer` reads of `slots`, ascending, the newest token's among them. Left empty:
+  /// all.
+  virtual void ChooseReads(int32_t layer, int32_t slots, std::vector<int32_t>* reads) {}
+  /// With rotate_on_read: where each slot stands in the cache, once the new token is placed; the
+  /// newest stands at slots - 1. By default slot s stands at s.
+  virtual void Positions(int32_t slots, std::vector<int32_t>* positions) const;
+};
+
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -108,6 +154,14 @@ class Policy {
   /// lives by (ascending): [CLS] or BOS, in a decoder also the newest. The policy outlives the run.
   virtual std::unique_ptr<PolicyRun> Start(int32_t tokens,
                                            std::span<const int32_t> protected_positions) const = 0;
+
+  // Of a decoder's policy (PolicyShape::causal), which Start is not asked of.
+  virtual CacheRules cache_rules() const { return {}; }
+  /// The policy outlives the run.
+  virtual std::unique_ptr<CacheRun> StartCache() const { return std::make_unique<CacheRun>(); }
+  /// The most slots that a sequence holds at the end of its prompt and at any step until it has
+  /// `tokens` tokens in all. While the prompt is read, all of it is held.
+  virtual int32_t CacheSlots(int32_t tokens) const { return tokens; }
 };
 
 }  // namespace thresher
