@@ -253,7 +253,7 @@ TEST_F(InferenceTest, BoundsTheInputThatCallsHold) {
 
 TEST_F(InferenceTest, ALargeCallGoesAlone) {
   Start({}, {.max_inputs = 4, .max_pending_bytes = 2});
-  EXPECT_TRUE(Run(Request({"abc", "def"})).get().ok());
+  ASSERT_TRUE(Run(Request({"abc", "def"})).get().ok());
   EngineOf(*model_).Close();
   auto running = Run(Request({"abcd"}));
   EngineOf(*model_).Await(2);
