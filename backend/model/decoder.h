@@ -36,12 +36,17 @@ class Decoder {
 
    private:
     friend class Decoder;
-    MatrixBuffer hidden_, normed_;
-    AlignedBuffer<float> scratch_;
-    MatrixBuffer head_rows_, head_input_;
+    MatrixBuffer hidden_;
+    MatrixBuffer
+        branch_;  // [rows, hidden_size]: what goes into a branch, then what comes out of it.
+    MatrixBuffer narrow_;           // [rows, embedding_size]
+    AlignedBuffer<float> scratch_;  // Attention and feed-forward take turns in it.
+    std::vector<int32_t> positions_;
   };
 
-  /// The reader's device must outlive the decoder.
+  /// The reader, made with the prefix of decoder_tensor_names.h, finds the weights; its device must
+  /// outlive the decoder. Tensors that the network does not have are passed over: GPT-2's masks, or
+  /// the head of a file whose head is the word table.
   static absl::StatusOr<Decoder> Load(const DecoderConfig& config, WeightReader& reader);
 
   const DecoderConfig& config() const { return config_; }
@@ -58,17 +63,20 @@ class Decoder {
   absl::Status Logits(std::span<const int32_t> rows, Workspace& workspace, Matrix logits) const;
 
  private:
-  struct Norm {
-    std::vector<float> gamma, beta;  // beta empty: RMSNorm.
-  };
   struct Layer {
     std::unique_ptr<PackedLinear> query, key, value, attention_output, gate, up, down;
-    Norm attention_norm, ffn_norm;
+    NormWeights attention_norm, ffn_norm;
   };
 
   Decoder(const DecoderConfig& config, Device& device) : config_(config), device_(&device) {}
 
-  absl::Status Normalize(const Norm& norm, ConstMatrix x, Matrix y) const;
+  static absl::StatusOr<Layer> LoadLayer(const DecoderConfig& config, int32_t index,
+                                         WeightReader& reader);
+
+  absl::Status Normalize(const NormWeights& norm, ConstMatrix x, Matrix y) const;
+  absl::Status Attend(const Layer& layer, const CachedAttentionInput& input,
+                      std::span<const int32_t> positions, std::span<CachedRecord> records,
+                      ConstMatrix x, Workspace& workspace, Matrix y) const;
   absl::Status FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace, Matrix y) const;
 
   DecoderConfig config_;
@@ -76,7 +84,7 @@ class Decoder {
   RotaryTable rotary_;
   OwnedTable words_, positions_;
   std::unique_ptr<PackedLinear> project_in_, project_out_, head_;
-  Norm final_norm_;
+  NormWeights final_norm_;
   std::vector<Layer> layers_;
 };
 

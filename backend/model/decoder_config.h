@@ -19,22 +19,11 @@
 
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
+#include "backend/model/rotary.h"
 
 namespace thresher {
 
 enum class DecoderFamily { kGpt2, kLlama, kOpt };
-
-/// Rotary positions (RoPE) and the published ways to stretch them.
-struct RotaryConfig {
-  enum class Scaling { kNone, kLinear, kLlama3, kYarn };
-  float theta = 10000.0f;
-  int32_t dims = 0;  // Of a head that turn: all, or partial_rotary_factor's share.
-  Scaling scaling = Scaling::kNone;
-  float factor = 1.0f;
-  int32_t original_positions = 0;  // kLlama3, kYarn: the context that the model was trained with.
-  float low_freq_factor = 1.0f, high_freq_factor = 4.0f;            // kLlama3
-  float beta_fast = 32.0f, beta_slow = 1.0f, attention_factor = 0;  // kYarn; 0: by the formula.
-};
 
 struct DecoderConfig {
   std::string architecture;  // "LlamaForCausalLM"
@@ -75,10 +64,8 @@ std::string DecoderArchitectures();
 /// UNIMPLEMENTED: a known field with a value that no code here computes.
 absl::StatusOr<DecoderConfig> ParseDecoderConfig(std::string_view text, std::string_view generation,
                                                  std::string_view name);
+/// Reads `directory`/config.json, and generation_config.json if it is there.
 absl::StatusOr<DecoderConfig> LoadDecoderConfig(const std::string& directory);
-
-/// The rotations of positions [0, config.max_tokens).
-RotaryTable MakeRotaryTable(const RotaryConfig& config, int32_t positions);
 
 }  // namespace thresher
 

@@ -36,6 +36,24 @@ absl::StatusOr<int32_t> JsonFields::Integer(std::string_view field, int32_t leas
   return static_cast<int32_t>(number);
 }
 
+absl::StatusOr<double> JsonFields::Number(std::string_view field, double least, double most,
+                                          std::optional<double> fallback) const {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    if (fallback) return *fallback;
+    return InvalidArgument("{}: field '{}' is missing", name_, field);
+  }
+  if (!value->is_number()) {
+    return InvalidArgument("{}: field '{}' is {}, not a number", name_, field, value->type_name());
+  }
+  const auto number = value->get<double>();
+  if (!(number >= least && number <= most)) {
+    return InvalidArgument("{}: field '{}' is {}, not within {} .. {}", name_, field, number, least,
+                           most);
+  }
+  return number;
+}
+
 absl::StatusOr<float> JsonFields::Fraction(std::string_view field, float fallback) const {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) return fallback;

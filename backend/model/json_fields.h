@@ -26,6 +26,8 @@ class JsonFields {
 
   absl::StatusOr<int32_t> Integer(std::string_view field, int32_t least, int32_t most,
                                   std::optional<int32_t> fallback = std::nullopt) const;
+  absl::StatusOr<double> Number(std::string_view field, double least, double most,
+                                std::optional<double> fallback = std::nullopt) const;
   /// A positive number, at most 1.
   absl::StatusOr<float> Fraction(std::string_view field, float fallback) const;
   absl::StatusOr<bool> Boolean(std::string_view field, bool fallback) const;

@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "backend/model/config_fields.h"
+#include "backend/model/decoder_config.h"
 #include "backend/model/files.h"
 #include "backend/model/json_fields.h"
 #include "backend/tensor/status.h"
@@ -13,12 +15,6 @@
 namespace thresher {
 namespace {
 
-// Bounds far above any published encoder, and low enough that sizes made of them fit 64 bits.
-constexpr int32_t kMaxVocabulary = 10'000'000;
-constexpr int32_t kMaxWidth = 65'536;
-constexpr int32_t kMaxLayers = 1'000;
-constexpr int32_t kMaxHeads = 1'024;
-constexpr int32_t kMaxPositions = 1'048'576;
 constexpr int32_t kMaxTypes = 1'024;
 constexpr int32_t kMaxLabels = 1'000'000;
 
@@ -76,40 +72,6 @@ constexpr std::array kModelTypes = {
     ModelType{"distilbert", Family::kDistilBert},
 };
 
-struct NamedActivation {
-  std::string_view name;
-  Activation activation;
-};
-constexpr std::array kActivations = {
-    NamedActivation{"gelu", Activation::kGelu},
-    NamedActivation{"gelu_python", Activation::kGelu},
-    NamedActivation{"gelu_new", Activation::kGeluTanh},
-    NamedActivation{"gelu_pytorch_tanh", Activation::kGeluTanh},
-    NamedActivation{"relu", Activation::kRelu},
-    NamedActivation{"silu", Activation::kSilu},
-    NamedActivation{"swish", Activation::kSilu},
-};
-
-/// The names of a table's entries, for an error message.
-template <typename Table>
-std::string Known(const Table& table) {
-  std::string names;
-  for (const auto& entry : table) {
-    if (!names.empty()) names += ", ";
-    names += entry.name;
-  }
-  return names;
-}
-
-/// The entry of that name; null if there is none.
-template <typename Table>
-const typename Table::value_type* Lookup(const Table& table, std::string_view name) {
-  for (const auto& entry : table) {
-    if (entry.name == name) return &entry;
-  }
-  return nullptr;
-}
-
 /// How a family spells the fields that all have.
 struct FieldNames {
   std::string_view hidden_size, layers, heads, intermediate_size, activation;
@@ -119,19 +81,15 @@ constexpr FieldNames kBertFields = {"hidden_size", "num_hidden_layers", "num_att
 constexpr FieldNames kDistilBertFields = {"dim", "n_layers", "n_heads", "hidden_dim", "activation"};
 
 absl::Status ParseArchitecture(const JsonFields& fields, ModelConfig* config) {
-  const nlohmann::json* list = fields.Find("architectures");
-  if (list == nullptr || !list->is_array() || list->empty()) {
-    return InvalidArgument("{}: field 'architectures' is missing or not a list of names",
-                           fields.name());
-  }
-  if (list->size() != 1 || !list->front().is_string()) {
-    return InvalidArgument("{}: field 'architectures' must hold one name", fields.name());
-  }
-  const std::string& name = list->front().get_ref<const std::string&>();
+  THRESHER_ASSIGN_OR_RETURN(const std::string name, ArchitectureName(fields));
   const Architecture* known = Lookup(kArchitectures, name);
+  if (known == nullptr && IsDecoderArchitecture(name)) {
+    return Unimplemented("{}: architecture '{}' is a decoder; what is asked for needs one of {}",
+                         fields.name(), name, Known(kArchitectures));
+  }
   if (known == nullptr) {
-    return Unimplemented("{}: architecture '{}' is not one of {}", fields.name(), Shorten(name),
-                         Known(kArchitectures));
+    return Unimplemented("{}: architecture '{}' is not one of {}, {}", fields.name(), Shorten(name),
+                         Known(kArchitectures), DecoderArchitectures());
   }
   config->architecture = name;
   config->family = known->family;
@@ -157,10 +115,7 @@ absl::Status CheckUnsupported(const JsonFields& fields) {
     return Unimplemented("{}: field 'pruned_heads': layers of different widths are not served",
                          fields.name());
   }
-  if (fields.Find("quantization_config") != nullptr) {
-    return Unimplemented("{}: field 'quantization_config': quantized checkpoints are not served",
-                         fields.name());
-  }
+  THRESHER_RETURN_IF_ERROR(RefuseQuantized(fields));
   THRESHER_ASSIGN_OR_RETURN(const std::string position,
                             fields.String("position_embedding_type", "absolute"));
   if (position != "absolute") {
@@ -257,13 +212,7 @@ absl::Status ParseShape(const JsonFields& fields, ModelConfig* config) {
           fields.name(), config->positions, config->pad_token_id);
     }
   }
-  THRESHER_ASSIGN_OR_RETURN(const std::string act, fields.String(names.activation, "gelu"));
-  const NamedActivation* activation = Lookup(kActivations, act);
-  if (activation == nullptr) {
-    return Unimplemented("{}: field '{}' is '{}', not one of {}", fields.name(), names.activation,
-                         Shorten(act), Known(kActivations));
-  }
-  config->activation = activation->activation;
+  THRESHER_ASSIGN_OR_RETURN(config->activation, ParseActivation(fields, names.activation, "gelu"));
   return absl::OkStatus();
 }
 

@@ -45,6 +45,35 @@ bool IsFloating(DType type) {
   return type == DType::kF64 || type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
 }
 
+/// Element by element of `Size` bytes, in squares that fit the first cache.
+template <size_t Size>
+void Transpose(const std::byte* from, size_t from_stride, size_t rows, size_t cols, std::byte* to) {
+  constexpr size_t kSquare = 32;
+  for (size_t row = 0; row < rows; row += kSquare) {
+    for (size_t col = 0; col < cols; col += kSquare) {
+      for (size_t c = col; c < std::min(cols, col + kSquare); ++c) {
+        for (size_t r = row; r < std::min(rows, row + kSquare); ++r) {
+          std::memcpy(to + (c * rows + r) * Size, from + (r * from_stride + c) * Size, Size);
+        }
+      }
+    }
+  }
+}
+
+/// Columns [first, first + count) as rows, in `memory`.
+StoredMatrix TransposeColumns(const StoredMatrix& matrix, int64_t first, int64_t count,
+                              AlignedBuffer<std::byte>& memory) {
+  const size_t size = ElementSize(matrix.type);
+  const auto rows = static_cast<size_t>(matrix.rows);
+  const auto cols = static_cast<size_t>(count);
+  const auto stride = static_cast<size_t>(matrix.cols);
+  memory.Resize(rows * cols * size);
+  const auto* from = static_cast<const std::byte*>(matrix.data) + static_cast<size_t>(first) * size;
+  const auto transpose = size == 8 ? Transpose<8> : size == 4 ? Transpose<4> : Transpose<2>;
+  transpose(from, stride, rows, cols, memory.data());
+  return {matrix.type, memory.data(), count, matrix.rows};
+}
+
 }  // namespace
 
 absl::StatusOr<StoredMatrix> WeightReader::Take(std::string_view module,
@@ -93,10 +122,12 @@ absl::StatusOr<std::vector<float>> WeightReader::Vector(std::string_view module,
 }
 
 absl::StatusOr<StoredLinear> WeightReader::Stored(std::string_view module, int64_t out, int64_t in,
-                                                  Place place) {
+                                                  Place place, Bias bias) {
   StoredLinear stored;
   THRESHER_ASSIGN_OR_RETURN(stored.weight, Take(module, kWeight, std::array{out, in}, place));
-  THRESHER_ASSIGN_OR_RETURN(stored.bias, Take(module, kBias, std::array{out}, place));
+  if (bias == Bias::kStored) {
+    THRESHER_ASSIGN_OR_RETURN(stored.bias, Take(module, kBias, std::array{out}, place));
+  }
   return stored;
 }
 
@@ -112,15 +143,40 @@ absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Pack(std::string_vie
 
 absl::StatusOr<std::unique_ptr<PackedLinear>> WeightReader::Linear(std::string_view module,
                                                                    int64_t out, int64_t in,
-                                                                   Place place) {
-  THRESHER_ASSIGN_OR_RETURN(const StoredLinear stored, Stored(module, out, in, place));
+                                                                   Place place, Bias bias) {
+  THRESHER_ASSIGN_OR_RETURN(const StoredLinear stored, Stored(module, out, in, place, bias));
   return Pack(module, stored);
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<PackedLinear>>> WeightReader::TransposedLinears(
+    std::string_view module, int64_t count, int64_t out, int64_t in) {
+  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix weight,
+                            Take(module, kWeight, std::array{in, count * out}, Place::kEncoder));
+  THRESHER_ASSIGN_OR_RETURN(const StoredMatrix bias,
+                            Take(module, kBias, std::array{count * out}, Place::kEncoder));
+  AlignedBuffer<std::byte> memory;  // Of one layer at a time.
+  std::vector<std::unique_ptr<PackedLinear>> layers;
+  for (int64_t n = 0; n < count; ++n) {
+    const auto* first = static_cast<const std::byte*>(bias.data) +
+                        static_cast<size_t>(n * out) * ElementSize(bias.type);
+    const StoredLinear stored = {.weight = TransposeColumns(weight, n * out, out, memory),
+                                 .bias = {bias.type, first, 1, out}};
+    THRESHER_ASSIGN_OR_RETURN(std::unique_ptr<PackedLinear> packed, Pack(module, stored));
+    layers.push_back(std::move(packed));
+  }
+  return layers;
 }
 
 absl::StatusOr<NormWeights> WeightReader::Norm(std::string_view module, int64_t width) {
   NormWeights norm;
   THRESHER_ASSIGN_OR_RETURN(norm.gamma, Vector(module, kGamma, width));
   THRESHER_ASSIGN_OR_RETURN(norm.beta, Vector(module, kBeta, width));
+  return norm;
+}
+
+absl::StatusOr<NormWeights> WeightReader::RmsNorm(std::string_view module, int64_t width) {
+  NormWeights norm;
+  THRESHER_ASSIGN_OR_RETURN(norm.gamma, Vector(module, kGamma, width));
   return norm;
 }
 

@@ -26,14 +26,14 @@ struct OwnedTable {
   StoredMatrix matrix;  // Of `memory`.
 };
 
-/// gamma and beta of a LayerNorm.
+/// gamma and beta of a LayerNorm, or gamma alone of an RMSNorm.
 struct NormWeights {
   std::vector<float> gamma;
   std::vector<float> beta;
 };
 
 /// `module` is a module's name without ".weight" or ".bias". A name is looked for with `prefix`
-/// before it, then without (for modules of the encoder); an error names all that was looked for.
+/// before it, then without (for all modules but heads); an error names all that was looked for.
 /// INVALID_ARGUMENT: missing, another shape, not a floating type, or a value that is not finite.
 class WeightReader {
  public:
@@ -43,17 +43,24 @@ class WeightReader {
       : checkpoint_(checkpoint), device_(device), precision_(precision), prefix_(prefix) {}
 
   enum class Place { kEncoder, kTop };
+  enum class Bias { kStored, kNone };
 
   /// The linear layer x W^T + b with `weight` [out, in], left where it is mapped.
   absl::StatusOr<StoredLinear> Stored(std::string_view module, int64_t out, int64_t in,
-                                      Place place = Place::kEncoder);
+                                      Place place = Place::kEncoder, Bias bias = Bias::kStored);
   /// The same, packed.
   absl::StatusOr<std::unique_ptr<PackedLinear>> Linear(std::string_view module, int64_t out,
-                                                       int64_t in, Place place = Place::kEncoder);
+                                                       int64_t in, Place place = Place::kEncoder,
+                                                       Bias bias = Bias::kStored);
+  /// `count` linear layers of `out` features each that share a module: `weight` [in, count * out],
+  /// transposed (GPT-2's Conv1D), and `bias`, one layer's columns after the other's.
+  absl::StatusOr<std::vector<std::unique_ptr<PackedLinear>>> TransposedLinears(
+      std::string_view module, int64_t count, int64_t out, int64_t in);
   absl::StatusOr<std::unique_ptr<PackedLinear>> Pack(std::string_view module,
                                                      const StoredLinear& stored);
   /// A LayerNorm, under the names weight and bias, or gamma and beta as older checkpoints have it.
   absl::StatusOr<NormWeights> Norm(std::string_view module, int64_t width);
+  absl::StatusOr<NormWeights> RmsNorm(std::string_view module, int64_t width);
   /// An embedding table [rows, cols], copied as it is stored.
   absl::StatusOr<OwnedTable> Table(std::string_view module, int64_t rows, int64_t cols);
 

@@ -1,0 +1,238 @@
+#include "backend/model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "backend/model/decoder_tensor_names.h"
+#include "backend/model/rows.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+using Bias = WeightReader::Bias;
+using Place = WeightReader::Place;
+
+absl::StatusOr<NormWeights> LoadNorm(const DecoderConfig& config, std::string_view module,
+                                     WeightReader& reader) {
+  return config.rms_norm ? reader.RmsNorm(module, config.hidden_size)
+                         : reader.Norm(module, config.hidden_size);
+}
+
+}  // namespace
+
+absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const DecoderConfig& config, int32_t index,
+                                                  WeightReader& reader) {
+  const DecoderTensorNames& names = NamesOf(config.family);
+  const int64_t hidden = config.hidden_size;
+  const int64_t wide = config.intermediate_size;
+  const int64_t query = int64_t{config.heads} * config.head_dim;
+  const int64_t key = int64_t{config.kv_heads} * config.head_dim;
+  const auto name = [&](std::string_view module) {
+    return fmt::format("{}{}.{}", names.layers, index, module);
+  };
+  Layer layer;
+  struct Part {
+    std::string_view module;
+    int64_t out, in;
+    bool bias;
+    std::unique_ptr<PackedLinear>* packed;
+  };
+  std::vector<Part> parts;
+  if (names.query_key_value.empty()) {
+    parts = {{names.query, query, hidden, config.attention_bias, &layer.query},
+             {names.key, key, hidden, config.attention_bias, &layer.key},
+             {names.value, key, hidden, config.attention_bias, &layer.value}};
+  } else {
+    THRESHER_ASSIGN_OR_RETURN(
+        auto packed, reader.TransposedLinears(name(names.query_key_value), 3, hidden, hidden));
+    layer.query = std::move(packed[0]);
+    layer.key = std::move(packed[1]);
+    layer.value = std::move(packed[2]);
+  }
+  parts.push_back(
+      {names.attention_output, hidden, query, config.attention_bias, &layer.attention_output});
+  if (config.gated) parts.push_back({names.gate, wide, hidden, config.mlp_bias, &layer.gate});
+  parts.push_back({names.up, wide, hidden, config.mlp_bias, &layer.up});
+  parts.push_back({names.down, hidden, wide, config.mlp_bias, &layer.down});
+  for (const Part& part : parts) {
+    if (names.transposed) {
+      THRESHER_ASSIGN_OR_RETURN(auto packed,
+                                reader.TransposedLinears(name(part.module), 1, part.out, part.in));
+      *part.packed = std::move(packed.front());
+    } else {
+      THRESHER_ASSIGN_OR_RETURN(*part.packed,
+                                reader.Linear(name(part.module), part.out, part.in, Place::kEncoder,
+                                              part.bias ? Bias::kStored : Bias::kNone));
+    }
+  }
+  THRESHER_ASSIGN_OR_RETURN(layer.attention_norm,
+                            LoadNorm(config, name(names.attention_norm), reader));
+  THRESHER_ASSIGN_OR_RETURN(layer.ffn_norm, LoadNorm(config, name(names.ffn_norm), reader));
+  return layer;
+}
+
+absl::StatusOr<Decoder> Decoder::Load(const DecoderConfig& config, WeightReader& reader) {
+  const DecoderTensorNames& names = NamesOf(config.family);
+  const int64_t hidden = config.hidden_size;
+  const int64_t narrow = config.embedding_size;
+  Decoder decoder(config, reader.device());
+  THRESHER_ASSIGN_OR_RETURN(decoder.words_, reader.Table(names.words, config.vocab_size, narrow));
+  if (config.rotary) {
+    decoder.rotary_ = MakeRotaryTable(*config.rotary, config.max_tokens);
+  } else {
+    const int64_t rows = int64_t{config.max_tokens} + config.position_offset;
+    THRESHER_ASSIGN_OR_RETURN(decoder.positions_, reader.Table(names.positions, rows, hidden));
+  }
+  if (narrow != hidden) {
+    THRESHER_ASSIGN_OR_RETURN(decoder.project_in_, reader.Linear(names.project_in, hidden, narrow,
+                                                                 Place::kEncoder, Bias::kNone));
+    THRESHER_ASSIGN_OR_RETURN(decoder.project_out_, reader.Linear(names.project_out, narrow, hidden,
+                                                                  Place::kEncoder, Bias::kNone));
+  }
+  for (int32_t i = 0; i < config.layers; ++i) {
+    THRESHER_ASSIGN_OR_RETURN(Layer layer, LoadLayer(config, i, reader));
+    decoder.layers_.push_back(std::move(layer));
+    reader.ReleasePages();  // So that a load never holds more than a layer twice.
+  }
+  if (config.final_norm) {
+    THRESHER_ASSIGN_OR_RETURN(decoder.final_norm_, LoadNorm(config, names.final_norm, reader));
+  }
+  if (config.tied) {
+    THRESHER_ASSIGN_OR_RETURN(
+        decoder.head_, reader.Pack(names.words, {.weight = decoder.words_.matrix, .bias = {}}));
+  } else {
+    THRESHER_ASSIGN_OR_RETURN(decoder.head_, reader.Linear(names.head, config.vocab_size, narrow,
+                                                           Place::kTop, Bias::kNone));
+  }
+  reader.ReleasePages();
+  return decoder;
+}
+
+absl::Status Decoder::Normalize(const NormWeights& norm, ConstMatrix x, Matrix y) const {
+  if (config_.rms_norm) return device_->RmsNorm(x, norm.gamma, config_.norm_epsilon, y);
+  return device_->LayerNorm(x, {}, norm.gamma, norm.beta, config_.norm_epsilon, y);
+}
+
+absl::Status Decoder::Embed(const DecoderBatch& batch, Workspace& workspace) const {
+  const auto rows = static_cast<int64_t>(batch.ids.size());
+  workspace.hidden_.Resize(rows, config_.hidden_size);
+  const Matrix hidden = workspace.hidden();
+  std::vector<Device::Lookup> lookups;
+  if (!config_.rotary) {
+    workspace.positions_.assign(batch.positions.begin(), batch.positions.end());
+    for (int32_t& position : workspace.positions_) position += config_.position_offset;
+    lookups.push_back({positions_.matrix, workspace.positions_});
+  }
+  if (project_in_ == nullptr) {
+    lookups.push_back({words_.matrix, batch.ids});
+    return device_->Embed(lookups, hidden);
+  }
+  workspace.narrow_.Resize(rows, config_.embedding_size);
+  const Matrix narrow = workspace.narrow_.view();
+  const Device::Lookup words = {words_.matrix, batch.ids};
+  THRESHER_RETURN_IF_ERROR(device_->Embed(std::span(&words, 1), narrow));
+  THRESHER_RETURN_IF_ERROR(device_->Linear(*project_in_, narrow, Activation::kNone, hidden));
+  if (lookups.empty()) return absl::OkStatus();
+  workspace.branch_.Resize(rows, config_.hidden_size);
+  const Matrix positions = workspace.branch_.view();
+  THRESHER_RETURN_IF_ERROR(device_->Embed(lookups, positions));
+  return device_->Add(positions, hidden);
+}
+
+absl::Status Decoder::Attend(const Layer& layer, const CachedAttentionInput& input,
+                             std::span<const int32_t> positions, std::span<CachedRecord> records,
+                             ConstMatrix x, Workspace& workspace, Matrix y) const {
+  const auto [heads, kv_heads, head_dim] = input.shape;
+  const int64_t wide = int64_t{heads} * head_dim;
+  const int64_t narrow = int64_t{kv_heads} * head_dim;
+  workspace.scratch_.Resize(static_cast<size_t>(x.rows * 2 * (wide + narrow)));
+  float* next = workspace.scratch_.data();
+  const auto take = [&](int64_t cols) {
+    return Matrix(std::exchange(next, next + x.rows * cols), x.rows, cols);
+  };
+  const Matrix query = take(wide);
+  const Matrix context = take(wide);
+  const Matrix key = take(narrow);
+  const Matrix value = take(narrow);
+  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.query, x, Activation::kNone, query));
+  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, x, Activation::kNone, key));
+  THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.value, x, Activation::kNone, value));
+  if (!rotary_.empty()) {
+    THRESHER_RETURN_IF_ERROR(device_->Rotate(rotary_, positions, heads, query));
+    if (!input.layout->format().rotate_on_read) {
+      THRESHER_RETURN_IF_ERROR(device_->Rotate(rotary_, positions, kv_heads, key));
+    }
+  }
+  THRESHER_RETURN_IF_ERROR(
+      device_->StoreKeysValues(*input.layout, input.layer, key, value, input.sequences));
+  CachedAttentionInput attention = input;
+  attention.query = query;
+  THRESHER_RETURN_IF_ERROR(device_->CachedAttention(attention, context, records));
+  return device_->Linear(*layer.attention_output, context, Activation::kNone, y);
+}
+
+absl::Status Decoder::FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace,
+                                  Matrix y) const {
+  const int64_t wide = config_.intermediate_size;
+  workspace.scratch_.Resize(static_cast<size_t>(x.rows * wide * (config_.gated ? 2 : 1)));
+  const Matrix up(workspace.scratch_.data(), x.rows, wide);
+  if (config_.gated) {
+    const Matrix gate(workspace.scratch_.data() + x.rows * wide, x.rows, wide);
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.up, x, Activation::kNone, up));
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.gate, x, config_.activation, gate));
+    THRESHER_RETURN_IF_ERROR(device_->Multiply(gate, up));
+  } else {
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.up, x, config_.activation, up));
+  }
+  return device_->Linear(*layer.down, up, Activation::kNone, y);
+}
+
+absl::Status Decoder::RunLayer(int32_t index, const DecoderBatch& batch, const KvLayout& layout,
+                               std::span<const CachedSequence> sequences,
+                               std::span<CachedRecord> records, Workspace& workspace) const {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const Matrix hidden = workspace.hidden();
+  workspace.branch_.Resize(hidden.rows, hidden.cols);
+  const Matrix branch = workspace.branch_.view();
+  // Both branches write their result over their input, which they have read by then.
+  const auto add_branch = [&](const NormWeights& norm, const auto& run) -> absl::Status {
+    if (config_.pre_norm) THRESHER_RETURN_IF_ERROR(Normalize(norm, hidden, branch));
+    THRESHER_RETURN_IF_ERROR(run(config_.pre_norm ? branch : hidden));
+    THRESHER_RETURN_IF_ERROR(device_->Add(branch, hidden));
+    return config_.pre_norm ? absl::OkStatus() : Normalize(norm, hidden, hidden);
+  };
+  float scale = 1.0f;
+  if (config_.scale_attention) scale /= std::sqrt(static_cast<float>(config_.head_dim));
+  if (config_.scale_by_layer) scale /= static_cast<float>(index + 1);
+  const CachedAttentionInput attention = {
+      .shape = {config_.heads, config_.kv_heads, config_.head_dim},
+      .query = {},
+      .layout = &layout,
+      .layer = index,
+      .sequences = sequences,
+      .rotary = &rotary_,
+      .scale = scale,
+  };
+  THRESHER_RETURN_IF_ERROR(add_branch(layer.attention_norm, [&](ConstMatrix x) {
+    return Attend(layer, attention, batch.positions, records, x, workspace, branch);
+  }));
+  return add_branch(layer.ffn_norm,
+                    [&](ConstMatrix x) { return FeedForward(layer, x, workspace, branch); });
+}
+
+absl::Status Decoder::Logits(std::span<const int32_t> rows, Workspace& workspace,
+                             Matrix logits) const {
+  workspace.branch_.Resize(static_cast<int64_t>(rows.size()), config_.hidden_size);
+  const Matrix chosen = workspace.branch_.view();
+  GatherRows(workspace.hidden(), rows, chosen);
+  if (config_.final_norm) THRESHER_RETURN_IF_ERROR(Normalize(final_norm_, chosen, chosen));
+  if (project_out_ == nullptr) return device_->Linear(*head_, chosen, Activation::kNone, logits);
+  workspace.narrow_.Resize(chosen.rows, config_.embedding_size);
+  const Matrix narrow = workspace.narrow_.view();
+  THRESHER_RETURN_IF_ERROR(device_->Linear(*project_out_, chosen, Activation::kNone, narrow));
+  return device_->Linear(*head_, narrow, Activation::kNone, logits);
+}
+
+}  // namespace thresher
