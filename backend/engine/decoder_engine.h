@@ -24,6 +24,8 @@
 #include "backend/model/decoder.h"
 #include "backend/model/decoder_config.h"
 #include "backend/sparsity/policy.h"
+#include "backend/tensor/dtype.h"
+#include "backend/tensor/mutex.h"
 #include "thresher/v1/sparsity.pb.h"
 
 namespace thresher {
@@ -70,6 +72,9 @@ class DecoderEngine {
   absl::StatusOr<std::shared_ptr<const Policy>> ParsePolicy(std::string_view text) const;
   /// Every id within the vocabulary, at least one, at most max_tokens().
   absl::Status ValidatePrompt(std::span<const int32_t> ids) const;
+  /// The most tokens that a text may come to have under the policy (null: dense): the context, but
+  /// where tokens stand within a bounded cache (StreamingLLM) there is no end.
+  int32_t MaxTokens(const Policy* policy) const;
   /// Bytes of cache that a text holds at most: all of `prompt` while it is read, and then what the
   /// policy (null: dense) keeps of up to `tokens`.
   size_t CacheBytes(const Policy* policy, int32_t prompt, int32_t tokens) const;
@@ -78,8 +83,8 @@ class DecoderEngine {
 
   /// A new text. `reserved` bytes of cache are taken from the pool for it at once, so that its
   /// steps can't fail for want of memory; RESOURCE_EXHAUSTED if they are not there.
-  absl::StatusOr<CachedTextPtr> Start(std::shared_ptr<const Policy> policy, ReportDetail detail,
-                                      size_t reserved);
+  absl::StatusOr<CachedTextPtr> Start(std::shared_ptr<const Policy> policy,
+                                      const ReportDetail& detail, size_t reserved);
   /// Takes as much of the prompt's beginning as other texts have left in the pool, in whole pages
   /// and never all of it: the tokens that need not be run. Before the text's first step.
   int32_t ReusePrefix(CachedText& text, std::span<const int32_t> prompt);
@@ -93,7 +98,7 @@ class DecoderEngine {
   absl::Status Step(std::span<const StepPart> parts, OnLogits on_logits);
 
   /// The account of what ran so far.
-  v1::PruningReport Report(const CachedText& text) const;
+  static v1::PruningReport Report(const CachedText& text);
   /// Tokens run so far; bytes of cache held.
   static int32_t Tokens(const CachedText& text);
   static size_t HeldBytes(const CachedText& text);
@@ -101,15 +106,21 @@ class DecoderEngine {
  private:
   struct Workspace;
 
-  DecoderEngine(std::shared_ptr<Device> device, int32_t max_tokens, Decoder decoder,
-                std::shared_ptr<KvPool> pool);
+  DecoderEngine(std::shared_ptr<Device> device, Precision precision, int32_t max_tokens,
+                Decoder decoder, std::shared_ptr<KvPool> pool);
+
+  const KvLayout& LayoutOf(const Policy* policy) const;
+  absl::Status TellLogits(std::span<const StepPart> parts, OnLogits on_logits);
 
   const std::shared_ptr<Device> device_;
   const int32_t max_tokens_;
   const Decoder decoder_;
   const PolicyShape shape_;
-  const DType element_;
+  const DType element_;  // Of caches: as exact as the products.
   const std::shared_ptr<KvPool> pool_;
+  const std::string scope_;  // Begins the keys of this engine's pages.
+  mutable Mutex layouts_mutex_;
+  mutable std::vector<std::unique_ptr<KvLayout>> layouts_;  // One for each format in use.
   int64_t parameters_ = 0;
   size_t packed_bytes_ = 0;
   const std::unique_ptr<Workspace> workspace_;

@@ -13,45 +13,49 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "backend/device/kv_cache.h"
 #include "backend/tensor/matrix.h"
 #include "backend/tensor/mutex.h"
 
 namespace thresher {
 
-/// One page's memory, which goes back to the pool with the last reference.
+/// One page's memory. The pool must outlive it.
 using KvPage = std::shared_ptr<AlignedBuffer<std::byte>>;
 
 /// Thread-safe.
 class KvPool : public std::enable_shared_from_this<KvPool> {
  public:
   explicit KvPool(size_t limit) : limit_(limit) {}
+  ~KvPool();
+  KvPool(const KvPool&) = delete;
+  KvPool& operator=(const KvPool&) = delete;
 
   size_t limit() const { return limit_; }
 
-  /// Room that is kept for one text. Gives back what is not used when it dies.
+  /// Room that is kept for one text; what was not used goes back when it dies.
   class Reservation {
    public:
     Reservation() = default;
     Reservation(Reservation&& other) noexcept { *this = std::move(other); }
     Reservation& operator=(Reservation&& other) noexcept;
-    ~Reservation() { Release(); }
-    /// A page out of the reservation; null when it has no room left for one.
-    KvPage Allocate(size_t bytes);
-    /// Room of a page that was allocated here and has gone back comes back to the reservation
-    /// rather than to everybody: what a text evicts it may need again.
+    ~Reservation() { Shrink(0); }
+
+    /// Room that is left.
     size_t bytes() const { return bytes_; }
+    /// A page out of it, its memory undefined; null if there is no room left for one.
+    KvPage Allocate(size_t bytes);
+    /// Gives back all but `bytes`.
+    void Shrink(size_t bytes);
 
    private:
     friend class KvPool;
-    void Release();
     std::shared_ptr<KvPool> pool_;
     size_t bytes_ = 0;
   };
@@ -61,14 +65,19 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
   /// Whether it could ever be.
   bool Fits(size_t bytes) const { return bytes <= limit_; }
 
-  /// Keeps a page for prompts that begin with `key` (which names all that the page's content
-  /// depends on, the tokens before it too).
+  /// Keeps a page for prompts that begin with `key`, which names all that the page's content
+  /// depends on, the tokens before it too. Once for a key.
   void Remember(const std::string& key, const KvPage& page);
-  /// The page; null if there is none. The caller's text holds it from now on, and its bytes count
-  /// as used.
-  KvPage Find(const std::string& key);
-  /// Forgets all keys that begin so: those of an engine that is unloaded.
+  /// The page; null if there is none.
+  KvPage Find(std::string_view key);
+  /// Forgets all keys that begin so.
   void Forget(std::string_view prefix);
+
+  /// `listener` is called whenever room has come back, on the thread that gave it, with no lock
+  /// held. Returns what RemoveListener takes.
+  int64_t AddListener(std::function<void()> listener);
+  /// Waits for a call that runs.
+  void RemoveListener(int64_t id);
 
   struct Snapshot {
     size_t limit = 0;
@@ -85,7 +94,9 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
     std::list<std::string>::iterator place;
   };
 
-  void DropIdleLocked(size_t wanted);
+  std::vector<KvPage> TakeIdleLocked(size_t wanted);
+  void OnFreed(size_t bytes);
+  void TellListeners();
 
   const size_t limit_;
   mutable Mutex mutex_;
@@ -94,6 +105,9 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
   std::map<std::string, Remembered, std::less<>> remembered_;
   std::list<std::string> order_;  // Least recently used first.
   int64_t hits_ = 0, misses_ = 0;
+  Mutex listeners_mutex_;  // Taken alone.
+  std::map<int64_t, std::function<void()>> listeners_;
+  int64_t next_listener_ = 0;
 };
 
 }  // namespace thresher

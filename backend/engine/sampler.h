@@ -7,6 +7,7 @@
 #ifndef THRESHER_BACKEND_ENGINE_SAMPLER_H_
 #define THRESHER_BACKEND_ENGINE_SAMPLER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <random>
 #include <span>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace thresher {
 
@@ -32,15 +34,22 @@ absl::Status CheckSampling(const SamplingOptions& options);
 class Sampler {
  public:
   /// `options` have passed CheckSampling. `prompt` counts as seen for the repetition penalty.
-  Sampler(const SamplingOptions& options, std::span<const int32_t> prompt, int32_t vocab_size);
+  Sampler(const SamplingOptions& options, std::span<const int32_t> prompt);
 
-  /// The next token, which then counts as seen. INTERNAL if a logit is not a number.
+  /// The next token, which then counts as seen. INTERNAL if a logit is not finite.
   absl::StatusOr<int32_t> Next(std::span<const float> logits);
 
  private:
+  int32_t Greedy() const;
+  int32_t Draw();
+  /// Puts the `count` largest candidates first, in order.
+  void SortLargest(size_t count);
+
   const SamplingOptions options_;
   std::mt19937_64 random_;
   std::vector<int32_t> seen_;  // Ascending, each once; only kept where there is a penalty.
+  // Of the token that is being chosen.
+  std::vector<float> penalized_;
   std::vector<std::pair<float, int32_t>> candidates_;
 };
 

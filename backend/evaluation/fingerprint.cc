@@ -1,16 +1,15 @@
 #include "backend/evaluation/fingerprint.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <system_error>
 #include <vector>
 
+#include "backend/engine/sha256.h"
 #include "backend/model/files.h"
 #include "backend/tensor/status.h"
 
@@ -19,24 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Hash {
- public:
-  Hash() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
-    EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
-  }
-  void Add(const void* data, size_t size) { EVP_DigestUpdate(context_.get(), data, size); }
-  std::string Hex() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-    unsigned int size = 0;
-    EVP_DigestFinal_ex(context_.get(), digest.data(), &size);
-    std::string hex;
-    for (unsigned int i = 0; i < size; ++i) hex += fmt::format("{:02x}", digest[i]);
-    return hex;
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
+/// The digest in hexadecimal.
+std::string Hex(Sha256Hash hash) {
+  std::string hex;
+  for (const char byte : hash.Digest()) hex += fmt::format("{:02x}", static_cast<uint8_t>(byte));
+  return hex;
+}
 
 bool Matters(const fs::path& file) {
   static constexpr std::string_view kNames[] = {
@@ -54,9 +41,9 @@ bool Matters(const fs::path& file) {
 }  // namespace
 
 std::string Sha256(std::string_view bytes) {
-  Hash hash;
+  Sha256Hash hash;
   hash.Add(bytes.data(), bytes.size());
-  return hash.Hex();
+  return Hex(std::move(hash));
 }
 
 absl::StatusOr<std::string> FingerprintModel(const std::string& directory) {
@@ -70,7 +57,7 @@ absl::StatusOr<std::string> FingerprintModel(const std::string& directory) {
   }
   if (code) return NotFound("{}: {}", directory, code.message());
   std::ranges::sort(files);
-  Hash hash;
+  Sha256Hash hash;
   for (const fs::path& file : files) {
     THRESHER_ASSIGN_OR_RETURN(const MappedFile mapped, MappedFile::Open(file.string()));
     const std::string head =
@@ -79,7 +66,7 @@ absl::StatusOr<std::string> FingerprintModel(const std::string& directory) {
     hash.Add(mapped.bytes().data(), mapped.bytes().size());
     mapped.ReleasePages();
   }
-  return hash.Hex();
+  return Hex(std::move(hash));
 }
 
 }  // namespace thresher

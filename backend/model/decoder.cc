@@ -141,12 +141,33 @@ absl::Status Decoder::Embed(const DecoderBatch& batch, Workspace& workspace) con
   return device_->Add(positions, hidden);
 }
 
-absl::Status Decoder::Attend(const Layer& layer, const CachedAttentionInput& input,
-                             std::span<const int32_t> positions, std::span<CachedRecord> records,
-                             ConstMatrix x, Workspace& workspace, Matrix y) const {
-  const auto [heads, kv_heads, head_dim] = input.shape;
-  const int64_t wide = int64_t{heads} * head_dim;
-  const int64_t narrow = int64_t{kv_heads} * head_dim;
+absl::Status Decoder::RotateKeys(const DecoderBatch& batch, std::span<const CacheGroup> groups,
+                                 Matrix key) const {
+  const auto on_read = [](const CacheGroup& group) {
+    return group.layout->format().rotate_on_read;
+  };
+  if (std::ranges::none_of(groups, on_read)) {
+    return device_->Rotate(rotary_, batch.positions, config_.kv_heads, key);
+  }
+  for (const CacheGroup& group : groups) {
+    if (on_read(group)) continue;
+    for (const CachedSequence& sequence : group.sequences) {
+      THRESHER_RETURN_IF_ERROR(
+          device_->Rotate(rotary_,
+                          batch.positions.subspan(static_cast<size_t>(sequence.first_row),
+                                                  static_cast<size_t>(sequence.rows)),
+                          config_.kv_heads, key.Rows(sequence.first_row, sequence.rows)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Decoder::Attend(int32_t index, const DecoderBatch& batch,
+                             std::span<const CacheGroup> groups, ConstMatrix x,
+                             Workspace& workspace, Matrix y) const {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const int64_t wide = int64_t{config_.heads} * config_.head_dim;
+  const int64_t narrow = int64_t{config_.kv_heads} * config_.head_dim;
   workspace.scratch_.Resize(static_cast<size_t>(x.rows * 2 * (wide + narrow)));
   float* next = workspace.scratch_.data();
   const auto take = [&](int64_t cols) {
@@ -160,16 +181,25 @@ absl::Status Decoder::Attend(const Layer& layer, const CachedAttentionInput& inp
   THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, x, Activation::kNone, key));
   THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.value, x, Activation::kNone, value));
   if (!rotary_.empty()) {
-    THRESHER_RETURN_IF_ERROR(device_->Rotate(rotary_, positions, heads, query));
-    if (!input.layout->format().rotate_on_read) {
-      THRESHER_RETURN_IF_ERROR(device_->Rotate(rotary_, positions, kv_heads, key));
-    }
+    THRESHER_RETURN_IF_ERROR(device_->Rotate(rotary_, batch.positions, config_.heads, query));
+    THRESHER_RETURN_IF_ERROR(RotateKeys(batch, groups, key));
   }
-  THRESHER_RETURN_IF_ERROR(
-      device_->StoreKeysValues(*input.layout, input.layer, key, value, input.sequences));
-  CachedAttentionInput attention = input;
-  attention.query = query;
-  THRESHER_RETURN_IF_ERROR(device_->CachedAttention(attention, context, records));
+  CachedAttentionInput attention = {
+      .shape = {config_.heads, config_.kv_heads, config_.head_dim},
+      .query = query,
+      .layer = index,
+      .rotary = &rotary_,
+      .scale = 1.0f,
+  };
+  if (config_.scale_attention) attention.scale /= std::sqrt(static_cast<float>(config_.head_dim));
+  if (config_.scale_by_layer) attention.scale /= static_cast<float>(index + 1);
+  for (const CacheGroup& group : groups) {
+    THRESHER_RETURN_IF_ERROR(
+        device_->StoreKeysValues(*group.layout, index, key, value, group.sequences));
+    attention.layout = group.layout;
+    attention.sequences = group.sequences;
+    THRESHER_RETURN_IF_ERROR(device_->CachedAttention(attention, context, group.records));
+  }
   return device_->Linear(*layer.attention_output, context, Activation::kNone, y);
 }
 
@@ -189,9 +219,8 @@ absl::Status Decoder::FeedForward(const Layer& layer, ConstMatrix x, Workspace& 
   return device_->Linear(*layer.down, up, Activation::kNone, y);
 }
 
-absl::Status Decoder::RunLayer(int32_t index, const DecoderBatch& batch, const KvLayout& layout,
-                               std::span<const CachedSequence> sequences,
-                               std::span<CachedRecord> records, Workspace& workspace) const {
+absl::Status Decoder::RunLayer(int32_t index, const DecoderBatch& batch,
+                               std::span<const CacheGroup> groups, Workspace& workspace) const {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const Matrix hidden = workspace.hidden();
   workspace.branch_.Resize(hidden.rows, hidden.cols);
@@ -203,20 +232,8 @@ absl::Status Decoder::RunLayer(int32_t index, const DecoderBatch& batch, const K
     THRESHER_RETURN_IF_ERROR(device_->Add(branch, hidden));
     return config_.pre_norm ? absl::OkStatus() : Normalize(norm, hidden, hidden);
   };
-  float scale = 1.0f;
-  if (config_.scale_attention) scale /= std::sqrt(static_cast<float>(config_.head_dim));
-  if (config_.scale_by_layer) scale /= static_cast<float>(index + 1);
-  const CachedAttentionInput attention = {
-      .shape = {config_.heads, config_.kv_heads, config_.head_dim},
-      .query = {},
-      .layout = &layout,
-      .layer = index,
-      .sequences = sequences,
-      .rotary = &rotary_,
-      .scale = scale,
-  };
   THRESHER_RETURN_IF_ERROR(add_branch(layer.attention_norm, [&](ConstMatrix x) {
-    return Attend(layer, attention, batch.positions, records, x, workspace, branch);
+    return Attend(index, batch, groups, x, workspace, branch);
   }));
   return add_branch(layer.ffn_norm,
                     [&](ConstMatrix x) { return FeedForward(layer, x, workspace, branch); });

@@ -27,6 +27,13 @@ struct DecoderBatch {
   std::span<const int32_t> positions;  // Of each: where its query (and a rotated key) stands.
 };
 
+/// The sequences of a batch whose caches are kept alike.
+struct CacheGroup {
+  const KvLayout* layout = nullptr;
+  std::span<const CachedSequence> sequences;
+  std::span<CachedRecord> records;  // As many: what each one's attention did.
+};
+
 class Decoder {
  public:
   class Workspace {
@@ -37,8 +44,7 @@ class Decoder {
    private:
     friend class Decoder;
     MatrixBuffer hidden_;
-    MatrixBuffer
-        branch_;  // [rows, hidden_size]: what goes into a branch, then what comes out of it.
+    MatrixBuffer branch_;           // [rows, hidden_size]: a branch's input, then its output.
     MatrixBuffer narrow_;           // [rows, embedding_size]
     AlignedBuffer<float> scratch_;  // Attention and feed-forward take turns in it.
     std::vector<int32_t> positions_;
@@ -54,11 +60,16 @@ class Decoder {
 
   absl::Status Embed(const DecoderBatch& batch, Workspace& workspace) const;
   /// Then each layer in turn: stores the new K and V in the caches (rotated, unless the layout says
-  /// rotate_on_read) and attends to them. Rows of the batch are as `sequences` say; records[s] says
-  /// what the attention of sequence s did.
+  /// rotate_on_read) and attends to them. Every row of the batch is in one sequence of one group.
+  absl::Status RunLayer(int32_t layer, const DecoderBatch& batch,
+                        std::span<const CacheGroup> groups, Workspace& workspace) const;
+  /// The same where all caches are kept alike.
   absl::Status RunLayer(int32_t layer, const DecoderBatch& batch, const KvLayout& layout,
                         std::span<const CachedSequence> sequences, std::span<CachedRecord> records,
-                        Workspace& workspace) const;
+                        Workspace& workspace) const {
+    const CacheGroup group = {&layout, sequences, records};
+    return RunLayer(layer, batch, std::span(&group, 1), workspace);
+  }
   /// Then logits [rows.size(), vocab_size] of those rows of hidden().
   absl::Status Logits(std::span<const int32_t> rows, Workspace& workspace, Matrix logits) const;
 
@@ -74,9 +85,10 @@ class Decoder {
                                          WeightReader& reader);
 
   absl::Status Normalize(const NormWeights& norm, ConstMatrix x, Matrix y) const;
-  absl::Status Attend(const Layer& layer, const CachedAttentionInput& input,
-                      std::span<const int32_t> positions, std::span<CachedRecord> records,
+  absl::Status Attend(int32_t index, const DecoderBatch& batch, std::span<const CacheGroup> groups,
                       ConstMatrix x, Workspace& workspace, Matrix y) const;
+  absl::Status RotateKeys(const DecoderBatch& batch, std::span<const CacheGroup> groups,
+                          Matrix key) const;
   absl::Status FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace, Matrix y) const;
 
   DecoderConfig config_;
