@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <map>
 #include <span>
 #include <thread>
@@ -84,8 +85,21 @@ class Scheduler::Impl {
   Snapshot snapshot();
   void StopAccepting();
   bool WaitIdle(absl::Time deadline);
+  void Attach(StepSource* source);
+  void Notify(StepSource* source);
+  void Detach(StepSource* source);
+  absl::Status Enter();
+  void Leave();
 
  private:
+  /// What the scheduler knows of a source of steps.
+  struct Turn {
+    bool ready = false;  // It wants a step.
+    absl::Time look_again = absl::InfiniteFuture();
+    int64_t served = 0;  // As Lane::served.
+    uint64_t number = 0;
+  };
+
   /// What the scheduler knows of one engine.
   struct Lane {
     std::weak_ptr<Engine> engine;
@@ -113,11 +127,15 @@ class Scheduler::Impl {
   absl::Time ReleaseTime(const Lane& lane, absl::Time now) const;
   /// The lane whose turn it is; null if none may run before `look_again`.
   Lane* NextLane(absl::Time now, absl::Time* look_again);
+  /// The source whose turn it is before that of `lane` (may be null); null if there is none.
+  StepSource* NextSource(const Lane* lane, absl::Time now, absl::Time* look_again);
   Batch FormBatch(Lane& lane, absl::Time now);
   void SetRunning(std::span<const QueuedJob> jobs, absl::Time now);
 
   // The executor's thread, without the lock.
   void Execute();
+  void RunStep(StepSource* source);
+  void ShutDownSources();
   void RunBatch(Batch batch);
   Run RunOnce(std::span<const QueuedJob> jobs, std::span<SequenceOutput> outputs);
   void Answer(QueuedJob job, absl::StatusOr<JobResult> result);
@@ -130,6 +148,9 @@ class Scheduler::Impl {
   CondVar idle_;     // outstanding_ has become zero.
   // All below is guarded by mutex_.
   std::map<const Engine*, Lane> lanes_;
+  std::map<StepSource*, Turn> sources_;
+  StepSource* running_source_ = nullptr;
+  CondVar source_idle_;           // running_source_ has become null.
   std::vector<Refusal> refused_;  // No longer in a lane; the executor tells them.
   bool accepting_ = true;
   bool stopping_ = false;
@@ -306,6 +327,21 @@ Scheduler::Impl::Lane* Scheduler::Impl::NextLane(absl::Time now, absl::Time* loo
   return next;
 }
 
+StepSource* Scheduler::Impl::NextSource(const Lane* lane, absl::Time now, absl::Time* look_again) {
+  StepSource* next = nullptr;
+  std::pair<int64_t, uint64_t> first = {std::numeric_limits<int64_t>::max(), 0};
+  if (lane != nullptr) first = {lane->served, lane->queue.Oldest().number};
+  for (auto& [source, turn] : sources_) {
+    if (!turn.ready && turn.look_again > now) {
+      *look_again = std::min(*look_again, turn.look_again);
+    } else if (const std::pair at(turn.served, turn.number); at < first) {
+      next = source;
+      first = at;
+    }
+  }
+  return next;
+}
+
 Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
   Batch batch;
   int64_t cost = 0;
@@ -352,6 +388,7 @@ void Scheduler::Impl::Execute() {
   pthread_setname_np(pthread_self(), "executor");
   while (true) {
     Batch batch;
+    StepSource* source = nullptr;
     std::vector<Refusal> refused;
     {
       MutexLock lock(&mutex_);
@@ -360,15 +397,61 @@ void Scheduler::Impl::Execute() {
         TakeExpired(now);
         if (stopping_) RefuseAll();
         absl::Time look_again;
-        if (Lane* lane = NextLane(now, &look_again)) batch = FormBatch(*lane, now);
-        if (!batch.empty() || !refused_.empty()) break;
-        if (stopping_) return;
+        Lane* const lane = NextLane(now, &look_again);
+        if (!stopping_) source = NextSource(lane, now, &look_again);
+        if (source != nullptr) break;
+        if (lane != nullptr) batch = FormBatch(*lane, now);
+        if (!batch.empty() || !refused_.empty() || stopping_) break;
         options_.clock->WaitUntil(&changed_, &mutex_, look_again);
       }
       refused.swap(refused_);
     }
     for (Refusal& refusal : refused) Answer(std::move(refusal.job), std::move(refusal.status));
-    if (!batch.empty()) RunBatch(std::move(batch));
+    if (source != nullptr) {
+      RunStep(source);
+    } else if (!batch.empty()) {
+      RunBatch(std::move(batch));
+    } else if (refused.empty()) {
+      return ShutDownSources();
+    }
+  }
+}
+
+void Scheduler::Impl::RunStep(StepSource* source) {
+  {
+    MutexLock lock(&mutex_);
+    const auto found = sources_.find(source);
+    if (found == sources_.end()) return;  // Detached in the meantime.
+    Turn& turn = found->second;
+    turn.ready = false;
+    turn.look_again = absl::InfiniteFuture();
+    virtual_time_ = turn.served;
+    running_source_ = source;
+  }
+  const StepSource::Outcome outcome = source->Step();
+  MutexLock lock(&mutex_);
+  // Detach waits for running_source_, so the source is still known.
+  Turn& turn = sources_[source];
+  turn.served += outcome.cost;
+  turn.ready |= outcome.more;
+  turn.look_again = outcome.look_again;
+  running_source_ = nullptr;
+  source_idle_.SignalAll();
+}
+
+void Scheduler::Impl::ShutDownSources() {
+  while (true) {
+    StepSource* source;
+    {
+      MutexLock lock(&mutex_);
+      if (sources_.empty()) return;
+      source = running_source_ = sources_.begin()->first;
+    }
+    source->Shutdown();
+    MutexLock lock(&mutex_);
+    sources_.erase(source);
+    running_source_ = nullptr;
+    source_idle_.SignalAll();
   }
 }
 
@@ -471,6 +554,42 @@ bool Scheduler::Impl::WaitIdle(absl::Time deadline) {
   return outstanding_ == 0;
 }
 
+// ---- Sources of steps ----
+
+void Scheduler::Impl::Attach(StepSource* source) {
+  MutexLock lock(&mutex_);
+  sources_[source].number = arrivals_++;
+}
+
+void Scheduler::Impl::Notify(StepSource* source) {
+  MutexLock lock(&mutex_);
+  const auto found = sources_.find(source);
+  if (found == sources_.end() || found->second.ready) return;
+  Turn& turn = found->second;
+  turn.ready = true;
+  if (source == running_source_) return;
+  turn.served = std::max(turn.served, virtual_time_);
+  changed_.Signal();
+}
+
+void Scheduler::Impl::Detach(StepSource* source) {
+  MutexLock lock(&mutex_);
+  while (running_source_ == source) source_idle_.Wait(&mutex_);
+  sources_.erase(source);
+}
+
+absl::Status Scheduler::Impl::Enter() {
+  MutexLock lock(&mutex_);
+  if (!accepting_) return Unavailable("the server is shutting down");
+  ++outstanding_;
+  return absl::OkStatus();
+}
+
+void Scheduler::Impl::Leave() {
+  MutexLock lock(&mutex_);
+  if (--outstanding_ == 0) idle_.SignalAll();
+}
+
 // ---- The interface ----
 
 Scheduler::Scheduler(const SchedulerOptions& options, SchedulerObserver* observer)
@@ -480,6 +599,11 @@ Scheduler::~Scheduler() = default;
 absl::Status Scheduler::Submit(std::vector<Job> jobs) { return impl_->Submit(std::move(jobs)); }
 absl::Status Scheduler::CheckRoom(size_t jobs) { return impl_->CheckRoom(jobs); }
 Scheduler::Snapshot Scheduler::snapshot() const { return impl_->snapshot(); }
+void Scheduler::Attach(StepSource* source) { impl_->Attach(source); }
+void Scheduler::Notify(StepSource* source) { impl_->Notify(source); }
+void Scheduler::Detach(StepSource* source) { impl_->Detach(source); }
+absl::Status Scheduler::Enter() { return impl_->Enter(); }
+void Scheduler::Leave() { impl_->Leave(); }
 void Scheduler::StopAccepting() { impl_->StopAccepting(); }
 bool Scheduler::WaitIdle(absl::Time deadline) { return impl_->WaitIdle(deadline); }
 

@@ -21,6 +21,9 @@
 // exception (INTERNAL), is the whole batch's. A batch of several that fails is run again, each
 // sequence alone and once, so that one bad sequence cannot fail its neighbours.
 //
+// Work that goes on in steps of its own making (generation.h) takes its turns beside the engines'
+// batches, by the same rule.
+//
 // Every accepted job's `done` is called exactly once, on the executor's thread, with no lock held.
 #ifndef THRESHER_BACKEND_SCHEDULER_SCHEDULER_H_
 #define THRESHER_BACKEND_SCHEDULER_SCHEDULER_H_
@@ -76,6 +79,22 @@ class SchedulerObserver {
                        absl::Duration compute) = 0;
 };
 
+/// Work that goes on in steps. Called on the executor's thread, with no lock held.
+class StepSource {
+ public:
+  struct Outcome {
+    int64_t cost = 0;                                // Of what ran, in dense-token equivalents.
+    bool more = false;                               // It wants another turn at once,
+    absl::Time look_again = absl::InfiniteFuture();  // or at this time.
+  };
+
+  virtual ~StepSource() = default;
+  /// One step, or nothing if there is nothing to do.
+  virtual Outcome Step() = 0;
+  /// The scheduler shuts down: whatever it has ends with UNAVAILABLE. The last call.
+  virtual void Shutdown() = 0;
+};
+
 class Scheduler {
  public:
   /// Starts the executor thread. `observer` may be null and must outlive the scheduler.
@@ -95,6 +114,16 @@ class Scheduler {
   /// What Submit would say of so many jobs now for want of room, or since it is draining: asked
   /// before work is spent on preparing them. OK promises nothing.
   absl::Status CheckRoom(size_t jobs);
+
+  /// `source` takes part from now on; after Notify it gets a turn.
+  void Attach(StepSource* source);
+  void Notify(StepSource* source);
+  /// No call of the source runs when this returns, nor will one. Not on the executor's thread.
+  void Detach(StepSource* source);
+  /// Counts work of a source's as accepted, which WaitIdle waits for: UNAVAILABLE if no more is
+  /// accepted. Leave ends it.
+  absl::Status Enter();
+  void Leave();
 
   struct Snapshot {
     int32_t queued = 0;  // Accepted and neither in a batch nor answered: what `max_queue` bounds.

@@ -1,0 +1,487 @@
+#include "backend/scheduler/generation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <iterator>
+#include <span>
+#include <string>
+
+#include "backend/tensor/mutex.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+/// One text from Submit to OnEnd. But for the atomics only the executor's thread touches it once it
+/// was accepted.
+struct Text {
+  GenerationRequest request;
+  std::shared_ptr<GenerationSink> sink;
+  absl::Time arrival;
+  uint64_t number = 0;
+  size_t cache_bytes = 0;
+  int32_t most_tokens = 0;  // That it may come to have in all.
+  std::atomic<bool> cancelled = false;
+  std::atomic<bool> paused = false;
+
+  // Once it runs.
+  CachedTextPtr cached;
+  std::optional<Sampler> sampler;
+  int32_t prompt_done = 0;  // Tokens of the prompt that the cache has.
+  int32_t next = 0;         // The generated token to be run, after the prompt.
+  int32_t generated = 0;
+  int32_t reused = 0;
+  absl::Time start = absl::InfiniteFuture();
+  absl::Duration compute;
+  // Of the step that runs: what is to be handed on, and the token that was drawn.
+  std::vector<TextToken> tokens;
+  std::optional<int32_t> drawn;
+  absl::Status fault;
+
+  bool reads_prompt() const { return prompt_done < static_cast<int32_t>(request.prompt.size()); }
+};
+
+/// In the order of their turns.
+bool Before(const std::shared_ptr<Text>& a, const std::shared_ptr<Text>& b) {
+  return a->request.priority != b->request.priority ? a->request.priority > b->request.priority
+                                                    : a->number < b->number;
+}
+
+TextToken MakeToken(std::span<const float> logits, int32_t id, bool logprob, int32_t top) {
+  TextToken token{.id = id};
+  if (!logprob) return token;
+  token.logprob = LogProbability(logits, id);
+  if (top > 0) token.top = TopLogProbabilities(logits, top);
+  return token;
+}
+
+}  // namespace
+
+class Generator::Impl final : public StepSource, public std::enable_shared_from_this<Impl> {
+ public:
+  Impl(std::shared_ptr<DecoderEngine> engine, const GeneratorOptions& options, Scheduler* scheduler,
+       GenerationObserver* observer)
+      : engine_(std::move(engine)), options_(options), scheduler_(scheduler), observer_(observer) {}
+
+  void Open() {
+    scheduler_->Attach(this);
+    listener_ = engine_->pool().AddListener([this] {
+      if (wants_memory_.load()) Wake();
+    });
+  }
+
+  void Close() {
+    {
+      MutexLock lock(&mutex_);
+      open_ = false;
+    }
+    engine_->pool().RemoveListener(listener_);
+    scheduler_->Detach(this);
+    Shutdown();
+  }
+
+  absl::StatusOr<std::shared_ptr<GenerationHandle>> Submit(GenerationRequest request,
+                                                           std::shared_ptr<GenerationSink> sink);
+
+  Snapshot snapshot() const { return {.waiting = waiting_count_, .running = running_count_}; }
+  const DecoderEngine& engine() const { return *engine_; }
+
+  /// There may be something to do.
+  void Wake() {
+    MutexLock lock(&mutex_);
+    if (open_) scheduler_->Notify(this);
+  }
+
+  Outcome Step() override;
+  void Shutdown() override;
+
+ private:
+  class Handle;
+  using Texts = std::vector<std::shared_ptr<Text>>;
+
+  absl::Status Check(const GenerationRequest& request) const;
+  void TakeIncoming();
+  void EndUnwanted(absl::Time now);
+  void Admit(absl::Time now);
+  void MakeParts();
+  void RunParts(Outcome* outcome);
+  void OnLogits(Text& text, const StepPart& part, int32_t row, std::span<const float> logits);
+  /// Hands on what the step gave; true if the text goes on.
+  bool Deliver(const std::shared_ptr<Text>& text, const absl::Status& status);
+  static bool HandOn(Text& text, const TextToken& token);
+  void Finish(const std::shared_ptr<Text>& text, FinishReason reason);
+  void End(const std::shared_ptr<Text>& text, absl::StatusOr<GenerationResult> result);
+  void Count();
+
+  const std::shared_ptr<DecoderEngine> engine_;
+  const GeneratorOptions options_;
+  Scheduler* const scheduler_;
+  GenerationObserver* const observer_;
+  int64_t listener_ = 0;
+
+  Mutex mutex_;
+  bool open_ = true;
+  uint64_t arrivals_ = 0;
+  Texts incoming_;  // Accepted; the executor has not yet seen them.
+
+  std::atomic<int32_t> waiting_count_ = 0, running_count_ = 0;
+  std::atomic<bool> wants_memory_ = false;  // A text waits for room in the pool.
+
+  // The executor's.
+  Texts waiting_;   // In the order in which they will start.
+  Texts running_;   // In the order in which they started.
+  Texts stepping_;  // Those of running_ in the step, as parts_.
+  std::vector<StepPart> parts_;
+};
+
+class Generator::Impl::Handle final : public GenerationHandle {
+ public:
+  Handle(std::weak_ptr<Impl> impl, std::shared_ptr<Text> text)
+      : impl_(std::move(impl)), text_(std::move(text)) {}
+  void Resume() override {
+    text_->paused.store(false);
+    Wake();
+  }
+  void Cancel() override {
+    text_->cancelled.store(true);
+    Wake();
+  }
+
+ private:
+  void Wake() {
+    if (const std::shared_ptr<Impl> impl = impl_.lock()) impl->Wake();
+  }
+  const std::weak_ptr<Impl> impl_;
+  const std::shared_ptr<Text> text_;
+};
+
+// ---- Admission ----
+
+absl::Status Generator::Impl::Check(const GenerationRequest& request) const {
+  THRESHER_RETURN_IF_ERROR(engine_->ValidatePrompt(request.prompt));
+  THRESHER_RETURN_IF_ERROR(CheckSampling(request.sampling));
+  if (request.max_tokens < 0) {
+    return InvalidArgument("max_tokens is {}, less than none", request.max_tokens);
+  }
+  if (request.top_logprobs < 0) {
+    return InvalidArgument("top_logprobs is {}, less than none", request.top_logprobs);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<GenerationHandle>> Generator::Impl::Submit(
+    GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
+  THRESHER_RETURN_IF_ERROR(Check(request));
+  auto text = std::make_shared<Text>();
+  const Policy* const policy = request.policy.get();
+  const auto prompt = static_cast<int32_t>(request.prompt.size());
+  text->most_tokens = engine_->MaxTokens(policy);
+  // The last token generated is never run.
+  const int64_t tokens =
+      std::min<int64_t>(text->most_tokens, int64_t{prompt} + std::max(0, request.max_tokens - 1));
+  text->cache_bytes = engine_->CacheBytes(policy, prompt, static_cast<int32_t>(tokens));
+  if (!engine_->pool().Fits(text->cache_bytes)) {
+    return ResourceExhausted(
+        "{} tokens of prompt and {} to generate take {} bytes of KV cache; this server has {}: "
+        "ask for fewer tokens",
+        prompt, request.max_tokens, text->cache_bytes, engine_->pool().limit());
+  }
+  text->arrival = options_.clock->Now();
+  if (text->arrival >= request.deadline) return DeadlineExceeded("the deadline has passed");
+  text->request = std::move(request);
+  text->sink = std::move(sink);
+  auto handle = std::make_shared<Handle>(weak_from_this(), text);
+
+  MutexLock lock(&mutex_);
+  if (!open_) return Unavailable("the model is being unloaded");
+  if (waiting_count_ >= options_.max_waiting) {
+    return ResourceExhausted("{} texts wait already, as many as may", waiting_count_.load());
+  }
+  THRESHER_RETURN_IF_ERROR(scheduler_->Enter());
+  text->number = arrivals_++;
+  incoming_.push_back(std::move(text));
+  ++waiting_count_;
+  scheduler_->Notify(this);
+  return handle;
+}
+
+void Generator::Impl::TakeIncoming() {
+  Texts incoming;
+  {
+    MutexLock lock(&mutex_);
+    incoming.swap(incoming_);
+  }
+  for (std::shared_ptr<Text>& text : incoming) {
+    const auto place = std::ranges::upper_bound(waiting_, text, Before);
+    waiting_.insert(place, std::move(text));
+  }
+}
+
+void Generator::Impl::EndUnwanted(absl::Time now) {
+  for (Texts* texts : {&waiting_, &running_}) {
+    const auto unwanted = [&](const std::shared_ptr<Text>& text) {
+      return text->cancelled || text->request.deadline <= now;
+    };
+    Texts ended;
+    std::ranges::copy_if(*texts, std::back_inserter(ended), unwanted);
+    std::erase_if(*texts, [&](const auto& text) { return std::ranges::count(ended, text) > 0; });
+    for (const std::shared_ptr<Text>& text : ended) {
+      End(text, text->cancelled
+                    ? Cancelled("the caller cancelled the text")
+                    : DeadlineExceeded("the deadline passed after {} tokens", text->generated));
+    }
+  }
+}
+
+void Generator::Impl::Admit(absl::Time now) {
+  while (!waiting_.empty() && running_.size() < static_cast<size_t>(options_.max_running)) {
+    const std::shared_ptr<Text> text = waiting_.front();
+    const GenerationRequest& request = text->request;
+    wants_memory_ = true;  // First, so that room which comes right now is not missed.
+    auto cached = engine_->Start(request.policy, request.detail, text->cache_bytes);
+    if (!cached.ok()) {
+      if (absl::IsResourceExhausted(cached.status())) return;  // Until there is room.
+      waiting_.erase(waiting_.begin());
+      End(text, cached.status());
+      continue;
+    }
+    text->cached = *std::move(cached);
+    text->sampler.emplace(request.sampling, request.prompt);
+    text->start = now;
+    if (!request.prompt_logprobs) {
+      text->reused = engine_->ReusePrefix(*text->cached, request.prompt);
+      text->prompt_done = text->reused;
+    }
+    waiting_.erase(waiting_.begin());
+    running_.push_back(text);
+  }
+  wants_memory_ = false;
+}
+
+// ---- Steps ----
+
+void Generator::Impl::MakeParts() {
+  parts_.clear();
+  stepping_.clear();
+  for (const std::shared_ptr<Text>& text : running_) {
+    if (text->paused || text->reads_prompt()) continue;
+    parts_.push_back({.text = text->cached.get(),
+                      .ids = std::span(&text->next, 1),
+                      .logits = StepPart::Logits::kLast});
+    stepping_.push_back(text);
+  }
+  // With a step of decode tokens alone there is always room for some of a prompt.
+  int64_t room =
+      std::max<int64_t>(1, options_.max_step_tokens - static_cast<int64_t>(parts_.size()));
+  if (!parts_.empty()) room = std::min<int64_t>(room, options_.prefill_chunk);
+  for (const std::shared_ptr<Text>& text : running_) {
+    if (room <= 0) break;
+    if (text->paused || !text->reads_prompt()) continue;
+    const GenerationRequest& request = text->request;
+    const auto left = static_cast<int64_t>(request.prompt.size()) - text->prompt_done;
+    const int64_t count = std::min(room, left);
+    const bool ends = count == left;
+    StepPart part = {
+        .text = text->cached.get(),
+        .ids = std::span(request.prompt)
+                   .subspan(static_cast<size_t>(text->prompt_done), static_cast<size_t>(count)),
+        .prompt = true,
+        .prompt_ends = ends};
+    if (request.prompt_logprobs) {
+      part.logits = StepPart::Logits::kAll;
+    } else if (ends && request.max_tokens > 0) {
+      part.logits = StepPart::Logits::kLast;
+    }
+    parts_.push_back(part);
+    stepping_.push_back(text);
+    room -= count;
+  }
+}
+
+void Generator::Impl::OnLogits(Text& text, const StepPart& part, int32_t row,
+                               std::span<const float> logits) {
+  if (!text.fault.ok()) return;
+  const GenerationRequest& request = text.request;
+  const auto next = static_cast<size_t>(text.prompt_done + row + 1);  // Of the prompt.
+  if (part.prompt && next < request.prompt.size()) {
+    text.tokens.push_back(MakeToken(logits, request.prompt[next], true, request.top_logprobs));
+    text.tokens.back().prompt = true;
+    return;
+  }
+  if (request.max_tokens == 0) return;
+  const absl::StatusOr<int32_t> id = text.sampler->Next(logits);
+  if (!id.ok()) {
+    text.fault = id.status();
+    return;
+  }
+  text.drawn = *id;
+  text.tokens.push_back(MakeToken(logits, *id, request.logprobs, request.top_logprobs));
+}
+
+void Generator::Impl::RunParts(Outcome* outcome) {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    Text& text = *stepping_[i];
+    text.tokens.clear();
+    text.drawn.reset();
+    if (text.request.prompt_logprobs && parts_[i].prompt && text.prompt_done == 0) {
+      text.tokens.push_back({.id = text.request.prompt.front(), .prompt = true});
+    }
+  }
+  const absl::Time start = options_.clock->Now();
+  absl::Status status;
+  try {
+    status = engine_->Step(parts_, [&](size_t part, int32_t row, std::span<const float> logits) {
+      OnLogits(*stepping_[part], parts_[part], row, logits);
+    });
+  } catch (const std::exception& error) {
+    status = Internal("the engine threw: {}", error.what());
+  }
+  const absl::Duration compute = options_.clock->Now() - start;
+  int32_t decoded = 0;
+  int32_t read = 0;
+  double cost = 0.0;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    Text& text = *stepping_[i];
+    const auto tokens = static_cast<int32_t>(parts_[i].ids.size());
+    text.compute += compute;
+    if (parts_[i].prompt) {
+      text.prompt_done += tokens;
+      read += tokens;
+      cost += tokens;
+    } else {
+      ++decoded;
+      const Policy* const policy = text.request.policy.get();
+      cost += policy != nullptr ? policy->CostShare(DecoderEngine::Tokens(*text.cached)) : 1.0;
+    }
+  }
+  outcome->cost = std::max<int64_t>(1, std::llround(cost));
+  if (observer_ != nullptr) {
+    observer_->OnStep(static_cast<int32_t>(parts_.size()), decoded, read, compute);
+  }
+  for (const std::shared_ptr<Text>& text : stepping_) {
+    if (!Deliver(text, status)) std::erase(running_, text);
+  }
+  parts_.clear();
+  stepping_.clear();
+}
+
+bool Generator::Impl::HandOn(Text& text, const TextToken& token) {
+  // Taken back unless the sink asks for it: so a Resume that comes before it has said so counts.
+  text.paused = true;
+  const GenerationSink::Next next = text.sink->OnToken(token);
+  if (next != GenerationSink::Next::kPause) text.paused = false;
+  return next != GenerationSink::Next::kStop;
+}
+
+bool Generator::Impl::Deliver(const std::shared_ptr<Text>& text, const absl::Status& status) {
+  const absl::Status& fault = status.ok() ? text->fault : status;
+  if (!fault.ok()) {
+    End(text, fault);
+    return false;
+  }
+  const GenerationRequest& request = text->request;
+  if (text->drawn) ++text->generated;
+  const bool ended = text->drawn && std::ranges::count(request.end_ids, *text->drawn) > 0;
+  if (ended) text->tokens.pop_back();
+  for (const TextToken& token : text->tokens) {
+    if (HandOn(*text, token)) continue;
+    Finish(text, FinishReason::kStop);
+    return false;
+  }
+  if (ended) {
+    Finish(text, FinishReason::kStop);
+    return false;
+  }
+  const int32_t tokens = DecoderEngine::Tokens(*text->cached);
+  if (!text->reads_prompt() &&
+      (text->generated >= request.max_tokens || tokens >= text->most_tokens)) {
+    Finish(text, FinishReason::kLength);
+    return false;
+  }
+  if (text->drawn) text->next = *text->drawn;
+  return true;
+}
+
+void Generator::Impl::Finish(const std::shared_ptr<Text>& text, FinishReason reason) {
+  End(text, GenerationResult{
+                .reason = reason,
+                .prompt_tokens = static_cast<int32_t>(text->request.prompt.size()),
+                .generated_tokens = text->generated,
+                .cached_prompt_tokens = text->reused,
+                .queue = text->start - text->arrival,
+                .compute = text->compute,
+                .report = DecoderEngine::Report(*text->cached),
+            });
+}
+
+void Generator::Impl::End(const std::shared_ptr<Text>& text,
+                          absl::StatusOr<GenerationResult> result) {
+  text->cached = nullptr;  // Its memory is free before anybody hears of it.
+  Count();
+  const std::shared_ptr<GenerationSink> sink = std::move(text->sink);
+  sink->OnEnd(std::move(result));
+  scheduler_->Leave();
+}
+
+void Generator::Impl::Count() {
+  int32_t running = 0;
+  for (const auto& text : running_) running += text->cached != nullptr ? 1 : 0;
+  running_count_ = running;
+  MutexLock lock(&mutex_);
+  int32_t waiting = 0;
+  for (const auto& text : waiting_) waiting += text->sink != nullptr ? 1 : 0;
+  waiting_count_ = waiting + static_cast<int32_t>(incoming_.size());
+}
+
+StepSource::Outcome Generator::Impl::Step() {
+  const absl::Time now = options_.clock->Now();
+  TakeIncoming();
+  EndUnwanted(now);
+  Admit(now);
+  Count();
+  MakeParts();
+  Outcome outcome;
+  if (!parts_.empty()) RunParts(&outcome);
+  Count();
+  for (const Texts* texts : {&waiting_, &running_}) {
+    for (const std::shared_ptr<Text>& text : *texts) {
+      outcome.look_again = std::min(outcome.look_again, text->request.deadline);
+    }
+  }
+  outcome.more = outcome.cost > 0 &&
+                 std::ranges::any_of(running_, [](const auto& text) { return !text->paused; });
+  // A text that ended made room.
+  outcome.more |= outcome.cost > 0 && !waiting_.empty() && running_.empty();
+  return outcome;
+}
+
+void Generator::Impl::Shutdown() {
+  TakeIncoming();
+  for (Texts* texts : {&running_, &waiting_}) {
+    while (!texts->empty()) {
+      const std::shared_ptr<Text> text = std::move(texts->back());
+      texts->pop_back();
+      End(text, Unavailable("the server shut down"));
+    }
+  }
+}
+
+// ---- The interface ----
+
+Generator::Generator(std::shared_ptr<DecoderEngine> engine, const GeneratorOptions& options,
+                     Scheduler* scheduler, GenerationObserver* observer)
+    : impl_(std::make_shared<Impl>(std::move(engine), options, scheduler, observer)) {
+  impl_->Open();
+}
+Generator::~Generator() { impl_->Close(); }
+
+absl::StatusOr<std::shared_ptr<GenerationHandle>> Generator::Submit(
+    GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
+  return impl_->Submit(std::move(request), std::move(sink));
+}
+Generator::Snapshot Generator::snapshot() const { return impl_->snapshot(); }
+const DecoderEngine& Generator::engine() const { return impl_->engine(); }
+
+}  // namespace thresher
