@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device/cpu/cached_attention.h"
 #include "backend/device/cpu/highway_product.h"
 #include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/kernels.h"
@@ -163,6 +164,57 @@ class CpuDevice final : public Device {
     return absl::OkStatus();
   }
 
+  absl::Status RmsNorm(ConstMatrix x, std::span<const float> gamma, float epsilon,
+                       Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckRmsNorm(x, gamma, y));
+    pool_.ForRows(y.rows, y.cols, [&](int64_t first, int64_t count) {
+      RmsNormRows(x.Rows(first, count), gamma.data(), epsilon, y.Rows(first, count));
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status Add(ConstMatrix x, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckElementwise(x, y));
+    ForEachRow(y, [&](int64_t r) { AddRow(x.row(r), static_cast<size_t>(x.cols), y.row(r)); });
+    return absl::OkStatus();
+  }
+
+  absl::Status Multiply(ConstMatrix x, Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckElementwise(x, y));
+    ForEachRow(y, [&](int64_t r) { MultiplyRow(x.row(r), static_cast<size_t>(x.cols), y.row(r)); });
+    return absl::OkStatus();
+  }
+
+  absl::Status Rotate(const RotaryTable& table, std::span<const int32_t> positions, int32_t heads,
+                      Matrix x) override {
+    THRESHER_RETURN_IF_ERROR(CheckRotate(table, positions, heads, x));
+    ForEachRow(x, [&](int64_t r) {
+      for (int64_t h = 0; h < heads; ++h) {
+        RotateRow(table, positions[static_cast<size_t>(r)], x.row(r) + h * (x.cols / heads));
+      }
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status StoreKeysValues(const KvLayout& layout, int32_t layer, ConstMatrix key,
+                               ConstMatrix value,
+                               std::span<const CachedSequence> sequences) override {
+    THRESHER_RETURN_IF_ERROR(CheckStoreKeysValues(layout, layer, key, value, sequences));
+    return Guard<absl::Status>("storing keys and values", [&] {
+      StoreInCaches(layout, layer, key, value, sequences, &pool_);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status CachedAttention(const CachedAttentionInput& input, Matrix out,
+                               std::span<CachedRecord> records) override {
+    THRESHER_RETURN_IF_ERROR(CheckCachedAttention(input, out, records));
+    return Guard<absl::Status>("attention over caches", [&] {
+      AttendCaches(input, out, records, &pool_, &scratch_);
+      return absl::OkStatus();
+    });
+  }
+
   absl::Status Embed(std::span<const Lookup> lookups, Matrix y) override {
     THRESHER_RETURN_IF_ERROR(CheckEmbed(lookups, y));
     return Guard<absl::Status>("embedding", [&] {
@@ -198,6 +250,13 @@ class CpuDevice final : public Device {
 
  private:
   static constexpr int64_t kEmbedRows = 32;
+
+  /// For operations of rows that need nothing of their neighbours.
+  void ForEachRow(ConstMatrix m, absl::FunctionRef<void(int64_t row)> body) {
+    pool_.ForRows(m.rows, m.cols, [&](int64_t first, int64_t count) {
+      for (int64_t r = first; r < first + count; ++r) body(r);
+    });
+  }
 
   absl::StatusOr<std::unique_ptr<PackedLinear>> PackChecked(const StoredMatrix& weight,
                                                             const StoredMatrix& bias,

@@ -186,6 +186,37 @@ void LayerNormRowsImpl(ConstMatrix x, ConstMatrix residual, const float* gamma, 
   }
 }
 
+void RmsNormRowsImpl(ConstMatrix x, const float* gamma, float epsilon, Matrix y) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t cols = x.cols;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    // Two sums by turns, to keep the chain of additions short.
+    auto squares0 = hn::Zero(d), squares1 = hn::Zero(d);
+    for (int64_t i = 0; i < cols; i += lanes) {
+      const auto v = LoadPart(d, x.row(r) + i, std::min(lanes, cols - i));
+      squares1 = hn::MulAdd(v, v, squares1);
+      std::swap(squares0, squares1);
+    }
+    const float mean = SumOf(hn::Add(squares0, squares1)) / static_cast<float>(cols);
+    const auto scale = hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
+    for (int64_t i = 0; i < cols; i += lanes) {
+      const int64_t n = std::min(lanes, cols - i);
+      const auto unit = hn::Mul(LoadPart(d, x.row(r) + i, n), scale);
+      StorePart(hn::Mul(unit, LoadPart(d, gamma + i, n)), d, y.row(r) + i, n);
+    }
+  }
+}
+
+void MultiplyRowImpl(const float* x, size_t cols, float* y) {
+  const F32 d;
+  const auto lanes = hn::Lanes(d);
+  for (size_t i = 0; i < cols; i += lanes) {
+    const size_t n = std::min(lanes, cols - i);
+    StorePart(hn::Mul(LoadPart(d, y + i, n), LoadPart(d, x + i, n)), d, y + i, n);
+  }
+}
+
 void AddRowImpl(const float* x, size_t cols, float* y) {
   const F32 d;
   const auto lanes = hn::Lanes(d);
@@ -220,7 +251,9 @@ HWY_EXPORT(ConvertRowsToBF16Impl);
 HWY_EXPORT(QuantizeRowsS8);
 HWY_EXPORT(QuantizeRowsS16);
 HWY_EXPORT(LayerNormRowsImpl);
+HWY_EXPORT(RmsNormRowsImpl);
 HWY_EXPORT(AddRowImpl);
+HWY_EXPORT(MultiplyRowImpl);
 HWY_EXPORT(ScaleRowImpl);
 HWY_EXPORT(KernelTargetImpl);
 
@@ -273,7 +306,15 @@ void LayerNormRows(ConstMatrix x, ConstMatrix residual, const float* gamma, cons
   HWY_DYNAMIC_DISPATCH(LayerNormRowsImpl)(x, residual, gamma, beta, epsilon, y);
 }
 
+void RmsNormRows(ConstMatrix x, const float* gamma, float epsilon, Matrix y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormRowsImpl)(x, gamma, epsilon, y);
+}
+
 void AddRow(const float* x, size_t cols, float* y) { HWY_DYNAMIC_DISPATCH(AddRowImpl)(x, cols, y); }
+
+void MultiplyRow(const float* x, size_t cols, float* y) {
+  HWY_DYNAMIC_DISPATCH(MultiplyRowImpl)(x, cols, y);
+}
 
 void ScaleRow(float factor, size_t cols, float* y) {
   HWY_DYNAMIC_DISPATCH(ScaleRowImpl)(factor, cols, y);

@@ -39,8 +39,11 @@ void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, fl
 /// As Device::LayerNorm, over the rows of y.
 void LayerNormRows(ConstMatrix x, ConstMatrix residual, const float* gamma, const float* beta,
                    float epsilon, Matrix y);
-/// y += x.
+/// As Device::RmsNorm, over the rows of y.
+void RmsNormRows(ConstMatrix x, const float* gamma, float epsilon, Matrix y);
+/// y += x, and y *= x, element by element.
 void AddRow(const float* x, size_t cols, float* y);
+void MultiplyRow(const float* x, size_t cols, float* y);
 /// y *= factor.
 void ScaleRow(float factor, size_t cols, float* y);
 

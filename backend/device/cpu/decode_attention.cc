@@ -1,0 +1,413 @@
+#include "backend/device/cpu/decode_attention.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "backend/device/top_k.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/device/cpu/decode_attention.cc"
+#include "hwy/foreach_target.h"  // Compiles this file once for each target.
+// After foreach_target.h:
+#include "backend/device/cpu/attention-inl.h"
+#include "backend/device/cpu/top_k-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace thresher::HWY_NAMESPACE {
+namespace {
+
+constexpr size_t kLine = 64;
+// Keys ahead of the one in use that are fetched: rows of a list or of the next page are nowhere
+// that the processor would guess.
+constexpr size_t kAhead = 16;
+// Values are fetched and added by so many at a time: of 128 dimensions they fill a first-level
+// cache.
+constexpr size_t kValueBlock = 64;
+
+struct Layout : ScratchLayout {
+  Layout(size_t heads, size_t head_dim, size_t slots)
+      : stride((slots + 63) / 64 * 64), words(stride / 64), out_stride(PaddedCols(head_dim)) {
+    weights = Take(heads * stride);
+    largest = Take(heads);
+    total = Take(heads);
+    output = Take(heads * out_stride);
+    row = Take(head_dim);
+    ordered = Take(OrderedSize(stride));
+    chosen = Take(2 * heads * words);
+  }
+  size_t stride;
+  size_t words;
+  size_t out_stride;
+  size_t weights;  // [heads][stride]: scores, then e^(score - largest).
+  size_t largest;  // [heads]
+  size_t total;    // [heads]: the sum of a head's weights.
+  size_t output;   // [heads][out_stride]: sums of weights times V.
+  size_t row;      // [head_dim]: a key that is rotated.
+  size_t ordered;  // What choosing values needs,
+  size_t chosen;   // and the chosen ones: [heads][words] of bits.
+};
+
+size_t ScratchSize(size_t heads, size_t head_dim, size_t slots) {
+  return Layout(heads, head_dim, slots).size;
+}
+
+// ---- Rows of a cache, as vectors of floats: element i on, the first `n` of a vector ----
+
+struct FloatRowOf {
+  const float* row;
+  VF32 operator()(size_t i, size_t n) const { return LoadPart(F32(), row + i, n); }
+};
+
+struct BF16RowOf {
+  const uint16_t* row;
+  VF32 operator()(size_t i, size_t n) const {
+    const F32 d;
+    const hn::RebindToUnsigned<F32> du;
+    const hn::Rebind<uint16_t, F32> half;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, LoadPart(half, row + i, n))));
+  }
+};
+
+/// The upper plane, its lower bits zero, without the scale.
+struct UpperRowOf {
+  const int8_t* upper;
+  float step;  // 2^lsb
+  VF32 operator()(size_t i, size_t n) const {
+    const F32 d;
+    const hn::RebindToSigned<F32> di;
+    const hn::Rebind<int8_t, F32> d8;
+    return hn::Mul(hn::ConvertTo(d, hn::PromoteTo(di, LoadPart(d8, upper + i, n))),
+                   hn::Set(d, step));
+  }
+};
+
+/// Both planes.
+struct WholeRowOf {
+  UpperRowOf upper;
+  const uint8_t* lower;
+  VF32 operator()(size_t i, size_t n) const {
+    const F32 d;
+    const hn::RebindToSigned<F32> di;
+    const hn::Rebind<uint8_t, F32> d8;
+    return hn::Add(upper(i, n), hn::ConvertTo(d, hn::PromoteTo(di, LoadPart(d8, lower + i, n))));
+  }
+};
+
+/// q . row for kHeads queries, `dim` apart.
+template <size_t kHeads, typename Row>
+HWY_INLINE void Dots(const float* query, const Row& row, size_t dim, float* dots, size_t stride) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  VF32 even[kHeads], odd[kHeads];
+#pragma GCC unroll 4
+  for (size_t h = 0; h < kHeads; ++h) even[h] = odd[h] = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 2 * lanes <= dim; i += 2 * lanes) {
+    const VF32 first = row(i, lanes), second = row(i + lanes, lanes);
+#pragma GCC unroll 4
+    for (size_t h = 0; h < kHeads; ++h) {
+      even[h] = hn::MulAdd(hn::LoadU(d, query + h * dim + i), first, even[h]);
+      odd[h] = hn::MulAdd(hn::LoadU(d, query + h * dim + i + lanes), second, odd[h]);
+    }
+  }
+  for (; i < dim; i += lanes) {
+    const size_t n = std::min(lanes, dim - i);
+    const VF32 part = row(i, n);
+#pragma GCC unroll 4
+    for (size_t h = 0; h < kHeads; ++h) {
+      even[h] = hn::MulAdd(LoadPart(d, query + h * dim + i, n), part, even[h]);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t h = 0; h < kHeads; ++h) {
+    dots[h * stride] = hn::GetLane(hn::SumOfLanes(d, hn::Add(even[h], odd[h])));
+  }
+}
+
+/// kVectors vectors of sums += weights[n] * rows[n], one row after the other.
+template <size_t kVectors, typename RowOf>
+HWY_INLINE void AddVectors(const std::byte* const* rows, const float* weights, size_t count,
+                           size_t first, size_t n, const RowOf& row_of, float* sums) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  VF32 sum[kVectors];
+#pragma GCC unroll 8
+  for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Load(d, sums + first + v * lanes);
+  for (size_t k = 0; k < count; ++k) {
+    const auto row = row_of(rows[k]);
+    const auto weight = hn::Set(d, weights[k]);
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) {
+      sum[v] = hn::MulAdd(weight, row(first + v * lanes, n), sum[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (size_t v = 0; v < kVectors; ++v) hn::Store(sum[v], d, sums + first + v * lanes);
+}
+
+template <typename RowOf>
+void AddRows(const std::byte* const* rows, const float* weights, size_t count, size_t dim,
+             const RowOf& row_of, float* sums) {
+  const size_t lanes = hn::Lanes(F32());
+  size_t i = 0;
+  for (; i + 8 * lanes <= dim; i += 8 * lanes) {
+    AddVectors<8>(rows, weights, count, i, lanes, row_of, sums);
+  }
+  for (; i + 4 * lanes <= dim; i += 4 * lanes) {
+    AddVectors<4>(rows, weights, count, i, lanes, row_of, sums);
+  }
+  for (; i < dim; i += lanes) {
+    AddVectors<1>(rows, weights, count, i, std::min(lanes, dim - i), row_of, sums);
+  }
+}
+
+void Fetch(const std::byte* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i);
+}
+
+class Group {
+ public:
+  Group(const DecodeTask& task, float* memory, Matrix out, int64_t* sums, DecodeRecord* record)
+      : input_(*task.input),
+        sequence_(*task.sequence),
+        cache_(*input_.layout),
+        dim_(static_cast<size_t>(input_.shape.head_dim)),
+        heads_(static_cast<size_t>(input_.shape.heads / input_.shape.kv_heads)),
+        slots_(static_cast<size_t>(SlotsRead(sequence_))),
+        keys_(cache_.keys(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
+        values_(cache_.values(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
+        layout_(heads_, dim_, slots_),
+        memory_(memory),
+        sums_(sums),
+        record_(record) {
+    const size_t column = static_cast<size_t>(task.kv_head) * heads_ * dim_;
+    query_ = input_.query.row(sequence_.first_row) + column;
+    out_ = out.row(sequence_.first_row) + column;
+  }
+
+  void Run() {
+    *record_ = {};
+    const bool planes = cache_.format().planes.has_value();
+    Score(0, heads_, planes);
+    bool refetched = false;
+    for (size_t h = 0; h < heads_; ++h) {
+      Softmax(h);
+      // The largest weight is e^0 = 1.
+      if (!planes || !(1.0 / total(h) < sequence_.refetch_threshold)) continue;
+      Score(h, 1, false);
+      Softmax(h);
+      refetched = true;
+      record_->refetched_rows += 1;
+    }
+    if (sums_ != nullptr) {
+      for (size_t h = 0; h < heads_; ++h) Sum(h);
+    }
+    ChooseValues();
+    ReadValues();
+    record_->bytes += static_cast<int64_t>(
+        slots_ * (cache_.upper_key_bytes() + (refetched ? cache_.lower_key_bytes() : 0)));
+  }
+
+ private:
+  float* weights(size_t h) { return memory_ + layout_.weights + h * layout_.stride; }
+  float& total(size_t h) { return memory_[layout_.total + h]; }
+  float* output(size_t h) { return memory_ + layout_.output + h * layout_.out_stride; }
+  uint64_t* chosen(size_t h) {
+    return reinterpret_cast<uint64_t*>(memory_ + layout_.chosen) + h * layout_.words;
+  }
+
+  /// The n-th slot that is read, and where its blocks and rows are.
+  size_t Slot(size_t n) const {
+    return sequence_.reads.empty() ? n : static_cast<size_t>(sequence_.reads[n]);
+  }
+  const std::byte* KeyBlock(size_t slot) const {
+    return sequence_.pages[slot / kKvPageTokens] + keys_;
+  }
+  const std::byte* ValueRow(size_t slot) const {
+    return sequence_.pages[slot / kKvPageTokens] + values_ +
+           slot % kKvPageTokens * cache_.value_bytes();
+  }
+
+  void Score(size_t first_head, size_t heads, bool upper_only) {
+    if (cache_.format().rotate_on_read) {
+      float* const row = memory_ + layout_.row;
+      return ScoreRows(
+          first_head, heads, 0, [&](const std::byte* block, size_t slot, float* scale) {
+            LoadKeyRow(cache_, block, static_cast<int32_t>(slot % kKvPageTokens), upper_only, row);
+            RotateRow(*input_.rotary, sequence_.positions[slot], row);
+            *scale = 1.0f;
+            return FloatRowOf{row};
+          });
+    }
+    if (!cache_.format().planes) {
+      const size_t bytes = cache_.value_bytes();
+      const auto at = [bytes](const std::byte* block, size_t slot, float* scale) {
+        *scale = 1.0f;
+        return block + slot % kKvPageTokens * bytes;
+      };
+      if (cache_.format().element == DType::kF32) {
+        return ScoreRows(first_head, heads, bytes, [&](const std::byte* b, size_t slot, float* s) {
+          return FloatRowOf{reinterpret_cast<const float*>(at(b, slot, s))};
+        });
+      }
+      return ScoreRows(first_head, heads, bytes, [&](const std::byte* b, size_t slot, float* s) {
+        return BF16RowOf{reinterpret_cast<const uint16_t*>(at(b, slot, s))};
+      });
+    }
+    const auto step = static_cast<float>(1 << cache_.format().planes->lsb_bits);
+    const auto upper = [this, step](const std::byte* block, size_t slot, float* scale) {
+      const size_t i = slot % kKvPageTokens;
+      std::memcpy(scale, block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
+      return UpperRowOf{reinterpret_cast<const int8_t*>(block + i * dim_), step};
+    };
+    if (upper_only) return ScoreRows(first_head, heads, dim_, upper);
+    ScoreRows(first_head, heads, dim_, [&](const std::byte* block, size_t slot, float* scale) {
+      const std::byte* lower = block + cache_.lower_offset() + slot % kKvPageTokens * dim_;
+      return WholeRowOf{upper(block, slot, scale), reinterpret_cast<const uint8_t*>(lower)};
+    });
+  }
+
+  /// Scores of all slots read: q . row_of(K block, slot, &scale) * scale. `row_bytes` of each key
+  /// are fetched ahead.
+  template <typename RowOf>
+  HWY_NOINLINE void ScoreRows(size_t first_head, size_t heads, size_t row_bytes,
+                              const RowOf& row_of) {
+    const size_t stride = layout_.stride;
+    for (size_t n = 0; n < slots_; ++n) {
+      if (n + kAhead < slots_) {
+        const size_t next = Slot(n + kAhead);
+        Fetch(KeyBlock(next) + next % kKvPageTokens * row_bytes, row_bytes);
+      }
+      const size_t slot = Slot(n);
+      float scale;
+      const auto row = row_of(KeyBlock(slot), slot, &scale);
+      size_t h = first_head;
+      for (; h + 4 <= first_head + heads; h += 4) {
+        Dots<4>(query_ + h * dim_, row, dim_, weights(h) + n, stride);
+      }
+      for (; h < first_head + heads; ++h) {
+        Dots<1>(query_ + h * dim_, row, dim_, weights(h) + n, stride);
+      }
+      for (h = first_head; h < first_head + heads; ++h) weights(h)[n] *= scale;
+    }
+  }
+
+  void Softmax(size_t h) {
+    const size_t lanes = hn::Lanes(F32());
+    const size_t width = (slots_ + lanes - 1) / lanes * lanes;
+    float largest = -std::numeric_limits<float>::infinity();
+    total(h) = 0.0f;
+    SoftmaxRow(weights(h), nullptr, slots_, width, input_.scale, largest, total(h), weights(h));
+  }
+
+  void Sum(size_t h) {
+    const float factor = static_cast<float>(1.0 / kProbabilityUnit) / total(h);
+    const F32 d;
+    const hn::RebindToSigned<F32> di;
+    const size_t lanes = hn::Lanes(d);
+    int32_t units[HWY_MAX_BYTES / sizeof(int32_t)];
+    for (size_t n = 0; n < slots_; n += lanes) {
+      auto p = hn::Mul(hn::Load(d, weights(h) + n), hn::Set(d, factor));
+      p = hn::IfThenZeroElse(hn::IsNaN(p), p);
+      hn::StoreU(hn::NearestInt(p), di, units);
+      for (size_t i = 0; i < std::min(lanes, slots_ - n); ++i) sums_[Slot(n + i)] += units[i];
+    }
+  }
+
+  /// Which values each head reads.
+  void ChooseValues() {
+    const auto keep =
+        static_cast<size_t>(KeepCount(static_cast<int64_t>(slots_), sequence_.value_keep));
+    auto* const ordered = reinterpret_cast<int32_t*>(memory_ + layout_.ordered);
+    for (size_t h = 0; h < heads_; ++h) {
+      ChooseLargest(weights(h), slots_, keep, ordered, chosen(h));
+    }
+    const size_t words = (slots_ + 63) / 64;
+    int64_t rows = 0;  // That some head reads.
+    for (size_t w = 0; w < words; ++w) {
+      uint64_t bits = 0;
+      for (size_t h = 0; h < heads_; ++h) bits |= chosen(h)[w];
+      rows += std::popcount(bits);
+    }
+    record_->values = static_cast<int64_t>(heads_ * keep);
+    record_->bytes += rows * static_cast<int64_t>(cache_.value_bytes());
+  }
+
+  void ReadValues() {
+    std::fill_n(output(0), heads_ * layout_.out_stride, 0.0f);
+    for (size_t begin = 0; begin < slots_; begin += kValueBlock) {
+      for (size_t h = 0; h < heads_; ++h) {
+        const std::byte* rows[kValueBlock];
+        float row_weights[kValueBlock];
+        size_t count = 0;
+        // Fetched all at once: then they come at the speed of memory.
+        for (uint64_t bits = chosen(h)[begin / 64]; bits != 0; bits &= bits - 1) {
+          const size_t n = begin + static_cast<size_t>(std::countr_zero(bits));
+          rows[count] = ValueRow(Slot(n));
+          Fetch(rows[count], cache_.value_bytes());
+          row_weights[count++] = weights(h)[n];
+        }
+        if (cache_.format().element == DType::kF32) {
+          AddRows(
+              rows, row_weights, count, dim_,
+              [](const std::byte* row) { return FloatRowOf{reinterpret_cast<const float*>(row)}; },
+              output(h));
+        } else {
+          AddRows(
+              rows, row_weights, count, dim_,
+              [](const std::byte* row) {
+                return BF16RowOf{reinterpret_cast<const uint16_t*>(row)};
+              },
+              output(h));
+        }
+      }
+    }
+    for (size_t h = 0; h < heads_; ++h) FinishRow(output(h), total(h), dim_, out_ + h * dim_);
+  }
+
+  const CachedAttentionInput& input_;
+  const CachedSequence& sequence_;
+  const KvLayout& cache_;
+  const size_t dim_;
+  const size_t heads_;             // That share the KV head.
+  const size_t slots_;             // That are read.
+  const ptrdiff_t keys_, values_;  // The KV head's blocks within every page.
+  const Layout layout_;
+  float* const memory_;
+  int64_t* const sums_;
+  DecodeRecord* const record_;
+  const float* query_;
+  float* out_;
+};
+
+void Attend(const DecodeTask& task, float* memory, Matrix out, int64_t* sums,
+            DecodeRecord* record) {
+  Group(task, memory, out, sums, record).Run();
+}
+
+}  // namespace
+}  // namespace thresher::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace thresher {
+
+HWY_EXPORT(ScratchSize);
+HWY_EXPORT(Attend);
+
+size_t DecodeScratchSize(const AttentionShape& shape, int32_t slots) {
+  return HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(shape.heads / shape.kv_heads),
+                                           static_cast<size_t>(shape.head_dim),
+                                           static_cast<size_t>(slots));
+}
+
+void AttendDecode(const DecodeTask& task, float* scratch, Matrix out, int64_t* sums,
+                  DecodeRecord* record) {
+  HWY_DYNAMIC_DISPATCH(Attend)(task, scratch, out, sums, record);
+}
+
+}  // namespace thresher
+#endif  // HWY_ONCE
