@@ -1,8 +1,5 @@
 #include "server/config_file.h"
 
-#include <google/protobuf/io/tokenizer.h>
-#include <google/protobuf/text_format.h>
-
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -11,35 +8,18 @@
 #include <system_error>
 
 #include "backend/tensor/status.h"
+#include "proto/text_format.h"
 
 namespace thresher {
 namespace {
 
 constexpr uintmax_t kLargestFile = 1 << 20;
 
-/// Keeps the first error, as "line:column: what", counted from 1 as editors do.
-class FirstError final : public google::protobuf::io::ErrorCollector {
- public:
-  void AddError(int line, google::protobuf::io::ColumnNumber column,
-                const std::string& message) override {
-    if (!text_.empty()) return;
-    // Line -1: the error is the message's as a whole.
-    text_ = line < 0 ? message : fmt::format("{}:{}: {}", line + 1, column + 1, message);
-  }
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_;
-};
-
 }  // namespace
 
 absl::StatusOr<v1::ServerConfig> ParseConfigText(const std::string& text, const std::string& name) {
-  FirstError error;
-  google::protobuf::TextFormat::Parser parser;
-  parser.RecordErrorsTo(&error);
   v1::ServerConfig config;
-  if (!parser.ParseFromString(text, &config)) return InvalidArgument("{}:{}", name, error.text());
+  THRESHER_RETURN_IF_ERROR(ParseText(text, name, &config));
   return config;
 }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,26 +18,13 @@
 #include "backend/evaluation/quality.h"
 #include "backend/model/files.h"
 #include "backend/tensor/status.h"
+#include "proto/text_format.h"
 
 namespace thresher {
 namespace {
 
 constexpr size_t kLargestFile = 1 << 20;
 constexpr int kMostEntries = 1000;
-
-/// Keeps the first error, as "line:column: what", counted from 1 as editors do.
-class FirstError final : public google::protobuf::io::ErrorCollector {
- public:
-  void AddError(int line, google::protobuf::io::ColumnNumber column,
-                const std::string& message) override {
-    if (!text_.empty()) return;
-    text_ = line < 0 ? message : fmt::format("{}:{}: {}", line + 1, column + 1, message);
-  }
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_;
-};
 
 absl::Status CheckEntry(const v1::SparsityProfile::Entry& entry) {
   // Written so that NaN fails too.
@@ -67,11 +53,8 @@ absl::Status SystemError(const std::string& path, std::string_view what, int err
 }  // namespace
 
 absl::StatusOr<v1::SparsityProfile> ParseProfile(const std::string& text, const std::string& name) {
-  FirstError error;
-  google::protobuf::TextFormat::Parser parser;
-  parser.RecordErrorsTo(&error);
   v1::SparsityProfile profile;
-  if (!parser.ParseFromString(text, &profile)) return InvalidArgument("{}:{}", name, error.text());
+  THRESHER_RETURN_IF_ERROR(ParseText(text, name, &profile));
   if (!MeasureOfMetric(profile.metric())) {
     return InvalidArgument("{}: metric '{}' is neither accuracy nor spearman", name,
                            Shorten(profile.metric()));
