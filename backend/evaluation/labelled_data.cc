@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "backend/evaluation/fingerprint.h"
+#include "backend/evaluation/tab_separated.h"
 #include "backend/model/files.h"
 #include "backend/tensor/status.h"
 #include "backend/text/unicode.h"
@@ -36,16 +37,6 @@ constexpr TextNames kTextNames[] = {{"sentence1", "sentence2"},
                                     {"content", ""}};
 constexpr std::string_view kLabelNames[] = {"label", "gold_label", "class",     "category",
                                             "score", "similarity", "sentiment", "target"};
-
-std::vector<std::string_view> Cells(std::string_view line) {
-  std::vector<std::string_view> cells;
-  for (;;) {
-    const size_t tab = line.find('\t');
-    cells.push_back(line.substr(0, tab));
-    if (tab == std::string_view::npos) return cells;
-    line.remove_prefix(tab + 1);
-  }
-}
 
 std::string Lower(std::string_view text) {
   std::string lower(text);
@@ -255,7 +246,7 @@ absl::StatusOr<std::vector<LabelledExample>> ParseLabelledData(
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
-    const std::vector<std::string_view> cells = Cells(line);
+    const std::vector<std::string_view> cells = SplitCells(line);
     if (!columns) {
       bool has_header = false;
       THRESHER_ASSIGN_OR_RETURN(columns, ColumnFinder(wanted, cells).Find(&has_header));

@@ -3,29 +3,20 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <utf8proc.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 
+#include "backend/evaluation/tab_separated.h"
 #include "backend/tensor/status.h"
+#include "backend/text/unicode.h"
 #include "client/cli/format.h"
 #include "client/cli/line_reader.h"
 
 namespace thresher::cli {
 namespace {
-
-std::vector<std::string_view> Split(std::string_view line) {
-  std::vector<std::string_view> cells;
-  for (;;) {
-    const size_t tab = line.find('\t');
-    cells.push_back(line.substr(0, tab));
-    if (tab == std::string_view::npos) return cells;
-    line.remove_prefix(tab + 1);
-  }
-}
 
 /// A column by number, once it is known: from 0.
 std::optional<size_t> ColumnNumber(const std::string& column) {
@@ -121,7 +112,7 @@ class FileSource final : public InputSource {
   }
 
   absl::Status ReadHeader(const std::string& line) {
-    const auto names = Split(line);
+    const auto names = SplitCells(line);
     const auto find = [&](const std::string& column,
                           std::optional<size_t>& number) -> absl::Status {
       if (column.empty() || number) return absl::OkStatus();
@@ -142,7 +133,7 @@ class FileSource final : public InputSource {
     if (!text_column_ && !pair_column_) {
       record.text = std::move(line);
     } else {
-      const auto cells = Split(line);
+      const auto cells = SplitCells(line);
       const auto cell = [&](size_t number) -> std::string {
         if (number < cells.size()) return std::string(cells[number]);
         if (record.status.ok()) {
@@ -223,13 +214,8 @@ absl::StatusOr<std::unique_ptr<InputSource>> InputSource::Open(const InputFlags&
 }
 
 absl::Status CheckUtf8(std::string_view text) {
-  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
-  for (size_t at = 0; at < text.size();) {
-    utf8proc_int32_t code_point;
-    const auto length =
-        utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(text.size() - at), &code_point);
-    if (length <= 0) return InvalidArgument("byte {} is not UTF-8", at);
-    at += static_cast<size_t>(length);
+  if (const auto bad = text::FindInvalidUtf8(text)) {
+    return InvalidArgument("byte {} is not UTF-8", *bad);
   }
   return absl::OkStatus();
 }

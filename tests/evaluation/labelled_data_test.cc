@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "backend/evaluation/fingerprint.h"
+#include "backend/evaluation/tab_separated.h"
 #include "backend/tensor/status.h"
 #include "tests/testing/paths.h"
 
@@ -26,6 +27,12 @@ std::string ErrorOf(std::string_view text, const DataColumns& columns = {},
   const auto examples = Parse(text, columns, measure);
   EXPECT_EQ(examples.status().code(), absl::StatusCode::kInvalidArgument);
   return examples.ok() ? "" : Message(examples.status());
+}
+
+TEST(TabSeparated, EveryTabBeginsACell) {
+  EXPECT_THAT(SplitCells(""), ::testing::ElementsAre(""));
+  EXPECT_THAT(SplitCells("a b"), ::testing::ElementsAre("a b"));
+  EXPECT_THAT(SplitCells("a\t\tb\t"), ::testing::ElementsAre("a", "", "b", ""));
 }
 
 TEST(LabelledData, TextAndLabelWithoutHeader) {
