@@ -40,16 +40,16 @@ class RowChooser {
  public:
   explicit RowChooser(const Settings& settings) : settings_(settings) {}
 
-  /// Takes up a row: the scores of the `visible` keys in sight, of which only those whose bit of
-  /// `allowed` (unless null) is set may be chosen; there is one at least.
-  void Look(const float* row, int32_t visible, const uint64_t* allowed) {
-    visible_ = visible;
-    scores_ = {row, static_cast<size_t>(visible)};
+  /// Takes up a row: the scores of all `rows` keys, of which only those whose bit of `allowed`
+  /// (unless null) is set may be chosen; there is one at least.
+  void Look(const float* row, int32_t rows, const uint64_t* allowed) {
+    rows_ = rows;
+    scores_ = {row, static_cast<size_t>(rows)};
     narrowed_ = allowed != nullptr;
     if (narrowed_) {
       keys_.clear();
       allowed_scores_.clear();
-      for (int32_t j = 0; j < visible; ++j) {
+      for (int32_t j = 0; j < rows; ++j) {
         if (((allowed[j / 64] >> (j % 64)) & 1) == 0) continue;
         keys_.push_back(j);
         allowed_scores_.push_back(row[j]);
@@ -79,7 +79,7 @@ class RowChooser {
   /// Sets the bits of the keys that stay, in a row of zeros.
   void Choose(uint64_t* bits) {
     bits_.assign((scores_.size() + 63) / 64, 0);
-    top_k_(scores_, KeepCount(visible_, settings_.topk), bits_.data());
+    top_k_(scores_, KeepCount(rows_, settings_.topk), bits_.data());
     if (settings_.threshold > 0.0) {
       const float largest = scores_[best_];
       // In logarithms: the least score that is not left out.
@@ -109,7 +109,7 @@ class RowChooser {
   }
 
   const Settings& settings_;
-  int32_t visible_ = 0;
+  int32_t rows_ = 0;
   std::span<const float> scores_;  // Of the keys that may be chosen,
   std::vector<int32_t> keys_;      // which are these, if narrowed_.
   std::vector<float> allowed_scores_;
@@ -149,8 +149,7 @@ class FactRun final : public PolicyRun {
       RowChooser chooser(settings_);
       for (int64_t r = 0; r < scores.rows; ++r) {
         const auto query = static_cast<int32_t>(first + r);
-        chooser.Look(scores.row(r), settings_.shape.causal ? query + 1 : rows,
-                     earlier ? earlier->row(head, query) : nullptr);
+        chooser.Look(scores.row(r), rows, earlier ? earlier->row(head, query) : nullptr);
         uint64_t* const bits = choose ? plan->candidates->row(head, query) : nullptr;
         if (chooser.one_hot()) {
           plan->one_hot[static_cast<size_t>(head) * rows + query] = chooser.best();

@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "backend/sparsity/fact.h"
+#include "backend/sparsity/h2o.h"
 #include "backend/sparsity/policy_text.h"
+#include "backend/sparsity/sinks.h"
 #include "backend/sparsity/spatten.h"
 #include "backend/tensor/status.h"
 
@@ -78,8 +80,8 @@ class Composite final : public Policy {
 
 using MakePolicy = absl::StatusOr<std::shared_ptr<const Policy>> (*)(const PolicyValues&,
                                                                      const PolicyShape&);
-constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {{"spatten", MakeSpatten},
-                                                               {"fact", MakeFact}};
+constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {
+    {"spatten", MakeSpatten}, {"fact", MakeFact}, {"sinks", MakeSinks}, {"h2o", MakeH2o}};
 
 absl::Status CheckShape(const PolicyShape& shape) {
   if (shape.layers > 0 && shape.heads > 0 && shape.kv_heads > 0 &&
@@ -88,6 +90,23 @@ absl::Status CheckShape(const PolicyShape& shape) {
   }
   return InvalidArgument("policy: a model of {} layers, {} heads and {} key-value heads",
                          shape.layers, shape.heads, shape.kv_heads);
+}
+
+absl::Status CheckKind(std::span<const PolicyValues> parts, bool decoder) {
+  for (const PolicyValues& values : parts) {
+    const PolicySpec& spec = values.spec();
+    if (decoder ? spec.decoders : spec.encoders) continue;
+    return decoder ? InvalidArgument("{}: needs an encoder; this model is a decoder", spec.name)
+                   : InvalidArgument(
+                         "{}: needs a decoder; this model is an encoder, without a KV "
+                         "cache",
+                         spec.name);
+  }
+  if (decoder && parts.size() > 1) {
+    return InvalidArgument("policy: {} parts joined by +; a decoder's KV cache is ruled by one",
+                           parts.size());
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -101,6 +120,7 @@ absl::StatusOr<std::shared_ptr<const Policy>> Policy::Parse(std::string_view tex
                                                             const PolicyShape& shape) {
   THRESHER_RETURN_IF_ERROR(CheckShape(shape));
   THRESHER_ASSIGN_OR_RETURN(const std::vector<PolicyValues> parts, ParsePolicyText(text));
+  THRESHER_RETURN_IF_ERROR(CheckKind(parts, shape.causal));
   std::vector<std::shared_ptr<const Policy>> policies;
   for (const PolicyValues& values : parts) {
     for (const auto& [name, make] : kMakers) {

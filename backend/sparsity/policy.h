@@ -40,7 +40,7 @@ struct PolicyShape {
   int32_t hidden_size = 0;
   int32_t ffn_size = 0;      // Width of the feed-forward network's inner layer.
   int32_t ffn_matrices = 2;  // 3 where the activation is gated.
-  bool causal = false;       // A query sees the keys up to its own position.
+  bool causal = false;       // A decoder: a query sees the keys up to its own position.
 };
 
 /// FACT's eager prediction of a layer's scores, made when asked for.
@@ -131,7 +131,7 @@ class Policy {
 
   /// INVALID_ARGUMENT naming the key for anything wrong: an unknown policy or key (with those
   /// known), a value out of range, contradictory keys, an unreachable mean, a list that does not
-  /// fit the model.
+  /// fit the model, a policy that is not for this kind of model, several for a decoder.
   static absl::StatusOr<std::shared_ptr<const Policy>> Parse(std::string_view text,
                                                              const PolicyShape& shape);
 
@@ -148,12 +148,15 @@ class Policy {
   virtual bool chooses_rows() const { return false; }
   /// Its plans may run rows of the feed-forward network in so many bits; 0: none.
   virtual int32_t low_ffn_bits() const { return 0; }
-  /// Predicted work of a sequence of `tokens`, as a share of dense, for the scheduler: (0, 1].
+  /// Predicted work of a sequence of `tokens` (of a decoder: of a decode step that makes it so
+  /// long), as a share of dense, for the scheduler: (0, 1].
   virtual double CostShare(int32_t tokens) const = 0;
   /// `tokens`: the sequence's length in layer 0. `protected_positions`: the tokens that the model
-  /// lives by (ascending): [CLS] or BOS, in a decoder also the newest. The policy outlives the run.
+  /// lives by (ascending): [CLS] or BOS. The policy outlives the run.
   virtual std::unique_ptr<PolicyRun> Start(int32_t tokens,
-                                           std::span<const int32_t> protected_positions) const = 0;
+                                           std::span<const int32_t> protected_positions) const {
+    return std::make_unique<PolicyRun>();
+  }
 
   // Of a decoder's policy (PolicyShape::causal), which Start is not asked of.
   virtual CacheRules cache_rules() const { return {}; }

@@ -17,15 +17,19 @@ constexpr PolicyKey kSpattenKeys[] = {
      .above_min = true,
      .fallback = "1",
      .alternatives = "tokens",
-     .measure = "share of the sequence's tokens that the last layer keeps; ceil(tokens x share)",
+     .measure =
+         "share of the sequence's tokens that the last layer keeps; ceil(tokens x share), in a "
+         "decoder floor",
      .source = "SpAtten III-A",
      .help =
          "Cascade token pruning: ceil(0.15 x layers) layers keep all, then the share falls in a "
-         "straight line to this one in the last layer."},
+         "straight line to this one in the last layer. A decoder's generated tokens read so many "
+         "keys; its prompt reads all."},
     {.name = "keep",
      .above_min = true,
      .alternatives = "tokens",
-     .measure = "mean over all layers of the share of tokens kept; ceil in each layer",
+     .measure =
+         "mean over all layers of the share of tokens kept; ceil in each layer, in a decoder floor",
      .source = "SpAtten III-A",
      .help =
          "The same, by the mean: solved for `final`. A mean too low for a line that begins at 1 "
@@ -35,10 +39,12 @@ constexpr PolicyKey kSpattenKeys[] = {
      .kind = ValueKind::kNumberList,
      .above_min = true,
      .alternatives = "tokens",
-     .measure = "one share of the sequence's tokens for each layer; ceil(tokens x share)",
+     .measure =
+         "one share of the sequence's tokens for each layer; ceil(tokens x share), in a decoder "
+         "floor",
      .source = "SpAtten III-A",
-     .help = "The same, layer by layer, first layer first: the first is 1 (nothing has been "
-             "measured before it), none is above the one before."},
+     .help = "The same, layer by layer, first layer first: the first is 1 in an encoder (nothing "
+             "has been measured before it), none is above the one before."},
     {.name = "schedule",
      .kind = ValueKind::kChoice,
      .choices = "ramp|flat",
@@ -54,7 +60,7 @@ constexpr PolicyKey kSpattenKeys[] = {
                 "layer keeps; floor(heads x share), at least 1",
      .source = "SpAtten III-B",
      .help = "Cascade head pruning: ceil(0.3 x layers) layers keep all, then the share falls in a "
-             "straight line to this one."},
+             "straight line to this one. Encoders only."},
     {.name = "values",
      .above_min = true,
      .fallback = "1",
@@ -67,7 +73,7 @@ constexpr PolicyKey kSpattenKeys[] = {
      .min = 1,
      .max = 12,
      .fallback = "off",
-     .measure = "bits of K: upper/lower, at least 2/1, 16 in all",
+     .measure = "bits of K: upper/lower, at least 2/1, 16 in all; in a decoder at most 8/8",
      .source = "SpAtten III-D",
      .help = "Progressive quantization: scores from the upper bits; the lower ones are fetched and "
              "the row made again where no key stands out."},
@@ -99,9 +105,10 @@ constexpr PolicyKey kSpattenKeys[] = {
      .fallback = "model",
      .measure = "-",
      .source = "Thresher",
-     .help =
-         "`model`: the tokens that the model lives by ([CLS], BOS, a decoder's newest) are never "
-         "dropped. They count inside the share."},
+     .help = "`model`: the tokens that the model lives by ([CLS], a decoder's first) are never "
+             "dropped. "
+             "They count inside the share, and so does a decoder's newest token, which is always "
+             "read."},
     {.name = "first",
      .kind = ValueKind::kInteger,
      .max = 1048576,
@@ -180,11 +187,70 @@ constexpr PolicyKey kFactKeys[] = {
              "precision. They count inside the share."},
 };
 
+constexpr PolicyKey kSinksKeys[] = {
+    {.name = "first",
+     .kind = ValueKind::kInteger,
+     .max = 1048576,
+     .fallback = "4",
+     .measure = "tokens",
+     .source = "StreamingLLM",
+     .help = "This many tokens at the beginning stay: the sinks, on which attention rests."},
+    {.name = "recent",
+     .kind = ValueKind::kInteger,
+     .min = 1,
+     .max = 1048576,
+     .fallback = "512",
+     .measure = "tokens",
+     .source = "StreamingLLM",
+     .help = "And this many of the most recent ones, the newest among them. Positions are those "
+             "within what stays, so that a text may outgrow the model's context."},
+};
+
+constexpr PolicyKey kH2oKeys[] = {
+    {.name = "heavy",
+     .above_min = true,
+     .fallback = "0.1",
+     .measure = "share of the tokens seen so far; ceil(tokens x share)",
+     .source = "H2O",
+     .help = "In each layer and KV head the tokens with the largest sum of attention stay; the "
+             "others are evicted for good."},
+    {.name = "recent",
+     .above_min = true,
+     .fallback = "0.1",
+     .measure = "share of the tokens seen so far; ceil(tokens x share)",
+     .source = "H2O",
+     .help = "Beside them the most recent tokens stay, the newest among them."},
+    {.name = "first",
+     .kind = ValueKind::kInteger,
+     .max = 1048576,
+     .fallback = "1",
+     .measure = "tokens",
+     .source = "Thresher",
+     .help = "This many tokens at the beginning are never evicted (attention sinks). They count "
+             "inside heavy's share."},
+};
+
 constexpr PolicySpec kPolicies[] = {
-    {"spatten", "SpAtten (HPCA 2021): tokens, heads and values by accumulated attention",
-     kSpattenKeys},
-    {"fact", "FACT (ISCA 2023): keys, queries and FFN precision by a prediction before QKV",
-     kFactKeys},
+    {.name = "spatten",
+     .title = "SpAtten (HPCA 2021): tokens, heads and values by accumulated attention",
+     .encoders = true,
+     .decoders = true,
+     .keys = kSpattenKeys},
+    {.name = "fact",
+     .title = "FACT (ISCA 2023): keys, queries and FFN precision by a prediction before QKV",
+     .encoders = true,
+     .decoders = false,
+     .keys = kFactKeys},
+    {.name = "sinks",
+     .title = "StreamingLLM (ICLR 2024): a KV cache of attention sinks and a recent window",
+     .encoders = false,
+     .decoders = true,
+     .keys = kSinksKeys},
+    {.name = "h2o",
+     .title = "H2O (NeurIPS 2023): a KV cache of heavy hitters and recent tokens",
+     .encoders = false,
+     .decoders = true,
+     .keys = kH2oKeys},
 };
 
 }  // namespace

@@ -157,6 +157,10 @@ std::string PolicyKey::Range() const {
   return "";
 }
 
+std::string_view PolicySpec::Models() const {
+  return !decoders ? "encoders" : !encoders ? "decoders" : "encoders and decoders";
+}
+
 const PolicyValues::Value& PolicyValues::Find(std::string_view key) const {
   const auto found = std::ranges::find(spec_->keys, key, &PolicyKey::name);
   return values_[found - spec_->keys.begin()];
@@ -312,9 +316,11 @@ std::string PolicyKeysText() {
 std::string PolicyHelpText() {
   std::string out =
       "A policy is written NAME[:key=value,...]; two that compose are joined by +, such as\n"
-      "spatten:keep=0.6+fact:topk=0.25. `dense` skips nothing.\n";
+      "spatten:keep=0.6+fact:topk=0.25. `dense` skips nothing. A decoder takes one, not several.\n";
   for (const PolicySpec& spec : PolicySpecs()) {
-    out += fmt::format("\n{}: {}\n", spec.name, spec.title);
+    out += fmt::format(
+        "\n{}\n",
+        Wrap(fmt::format("{}: {}. For {}.", spec.name, spec.title, spec.Models()), 0, 100));
     for (const PolicyKey& key : spec.keys) {
       out += fmt::format("  {:<11}{}\n", key.name, key.Range() + FallbackText(key));
       const std::string measure = key.measure == "-" ? "" : fmt::format(" Unit: {}.", key.measure);
@@ -328,7 +334,8 @@ std::string PolicyHelpText() {
 std::string PolicyHelpMarkdown() {
   std::string out;
   for (const PolicySpec& spec : PolicySpecs()) {
-    out += fmt::format("{}### `{}`: {}\n\n", out.empty() ? "" : "\n", spec.name, spec.title);
+    out += fmt::format("{}### `{}`: {}\n\nFor {}.\n\n", out.empty() ? "" : "\n", spec.name,
+                       spec.title, spec.Models());
     out += "| key | values | default | unit, denominator, rounding | from | what it does |\n";
     out += "|---|---|---|---|---|---|\n";
     for (const PolicyKey& key : spec.keys) {

@@ -52,7 +52,12 @@ struct PolicyKey {
 struct PolicySpec {
   std::string_view name;
   std::string_view title;
+  bool encoders;  // Which models it is for.
+  bool decoders;
   std::span<const PolicyKey> keys;
+
+  /// The same for people: "encoders", "encoders and decoders".
+  std::string_view Models() const;
 };
 
 /// Every policy but "dense", which has no keys. The order is that of documents and canonical texts.

@@ -45,8 +45,8 @@ absl::StatusOr<Schedule> ScheduleByMean(int32_t layers, double mean, ScheduleKin
   return schedule;
 }
 
-int32_t KeptHeads(int32_t heads, double share) {
-  return std::clamp(static_cast<int32_t>(std::floor(heads * share + 1e-6)), 1, heads);
+int32_t KeepFloor(int32_t n, double share) {
+  return std::clamp(static_cast<int32_t>(std::floor(n * share + 1e-6)), 1, n);
 }
 
 }  // namespace thresher

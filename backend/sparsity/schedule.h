@@ -10,7 +10,7 @@
 
 namespace thresher {
 
-/// One share a layer, none above the one before, all in (0, 1], the first 1.
+/// One share a layer, none above the one before, all in (0, 1]; an encoder's first is 1.
 using Schedule = std::vector<double>;
 
 enum class ScheduleKind {
@@ -34,9 +34,9 @@ Schedule ScheduleByFinal(int32_t layers, int32_t untouched, double final, Schedu
 /// reachable mean, when the untouched layers alone make up as much.
 absl::StatusOr<Schedule> ScheduleByMean(int32_t layers, double mean, ScheduleKind kind);
 
-/// floor(heads * share), at least 1. A product below a whole number by less than one millionth
+/// floor(n * share), at least 1. A product below a whole number by less than one millionth
 /// counts as that number.
-int32_t KeptHeads(int32_t heads, double share);
+int32_t KeepFloor(int32_t n, double share);
 
 }  // namespace thresher
 

@@ -1,43 +1,19 @@
 #include "backend/sparsity/spatten.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "backend/device/top_k.h"
 #include "backend/sparsity/schedule.h"
+#include "backend/sparsity/spatten_cache.h"
+#include "backend/sparsity/spatten_settings.h"
 #include "backend/sparsity/work.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
 namespace {
 
-enum class Importance { kAttention, kRandom, kInverse };
-
-struct Settings {
-  PolicyShape shape;
-  std::string text;
-  Schedule tokens;
-  Schedule heads;
-  double values = 1.0;
-  std::optional<ProgressiveQuantization> quantization;
-  Importance importance = Importance::kAttention;
-  uint64_t seed = 0;
-  bool protect_model = true;
-  int32_t first = 0;
-};
-
-/// A random number in [0, 1) that depends on nothing but its arguments (SplitMix64).
-double RandomRank(uint64_t seed, uint64_t length, uint64_t index) {
-  uint64_t z = seed;
-  for (const uint64_t part : {length, index}) {
-    z += 0x9e3779b97f4a7c15u + part;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-  }
-  return static_cast<double>(z >> 11) * 0x1p-53;
-}
+using Importance = SpattenSettings::Importance;
 
 /// Does any layer after `layer` keep fewer of n than `layer` itself does?
 template <typename Count>
@@ -47,7 +23,8 @@ bool Shrinks(int32_t layer, int32_t layers, const Count& count) {
 
 class SpattenRun final : public PolicyRun {
  public:
-  SpattenRun(const Settings& settings, int32_t tokens, std::span<const int32_t> protected_positions)
+  SpattenRun(const SpattenSettings& settings, int32_t tokens,
+             std::span<const int32_t> protected_positions)
       : settings_(settings),
         tokens_(tokens),
         token_importance_(tokens, 0.0),
@@ -89,7 +66,7 @@ class SpattenRun final : public PolicyRun {
  private:
   int64_t Tokens(int32_t layer) const { return KeepCount(tokens_, settings_.tokens[layer]); }
   int32_t Groups(int32_t layer) const {
-    return KeptHeads(settings_.shape.kv_heads, settings_.heads[layer]);
+    return KeepFloor(settings_.shape.kv_heads, settings_.heads[layer]);
   }
   int32_t GroupOf(int32_t head) const {
     return head / (settings_.shape.heads / settings_.shape.kv_heads);
@@ -136,7 +113,7 @@ class SpattenRun final : public PolicyRun {
     std::erase_if(*heads, [&](int32_t head) { return !stays[GroupOf(head)]; });
   }
 
-  const Settings& settings_;
+  const SpattenSettings& settings_;
   const int32_t tokens_;
   std::vector<double> token_importance_;  // By position.
   std::vector<double> group_importance_;
@@ -148,17 +125,17 @@ class SpattenRun final : public PolicyRun {
 
 class Spatten final : public Policy {
  public:
-  explicit Spatten(Settings settings) : settings_(std::move(settings)) {}
+  explicit Spatten(SpattenSettings settings) : settings_(std::move(settings)) {}
 
   std::string text() const override { return settings_.text; }
   std::string name() const override { return "spatten"; }
   bool is_dense() const override {
     return settings_.tokens.back() == 1.0 && settings_.values == 1.0 && !settings_.quantization &&
-           KeptHeads(settings_.shape.kv_heads, settings_.heads.back()) == settings_.shape.kv_heads;
+           KeepFloor(settings_.shape.kv_heads, settings_.heads.back()) == settings_.shape.kv_heads;
   }
 
   bool chooses_rows() const override {
-    return KeptHeads(settings_.shape.kv_heads, settings_.heads.back()) < settings_.shape.kv_heads;
+    return KeepFloor(settings_.shape.kv_heads, settings_.heads.back()) < settings_.shape.kv_heads;
   }
 
   double CostShare(int32_t tokens) const override {
@@ -169,7 +146,7 @@ class Spatten final : public Policy {
     for (int32_t l = 0; l < shape.layers; ++l) {
       const auto kept = static_cast<double>(KeepCount(tokens, settings_.tokens[l]));
       const double heads =
-          static_cast<double>(KeptHeads(shape.kv_heads, settings_.heads[l])) / shape.kv_heads;
+          static_cast<double>(KeepFloor(shape.kv_heads, settings_.heads[l])) / shape.kv_heads;
       work += kept * (heads * (linear.projections + AttentionWorkOf(shape, kept)) + linear.ffn);
     }
     const double dense = linear.projections + linear.ffn + AttentionWorkOf(shape, tokens);
@@ -182,59 +159,15 @@ class Spatten final : public Policy {
   }
 
  private:
-  const Settings settings_;
+  const SpattenSettings settings_;
 };
-
-absl::StatusOr<Schedule> TokenSchedule(const PolicyValues& values, int32_t layers) {
-  const ScheduleKind kind =
-      values.text("schedule") == "flat" ? ScheduleKind::kFlat : ScheduleKind::kRamp;
-  if (values.has("keep")) return ScheduleByMean(layers, values.number("keep"), kind);
-  if (!values.has("keeps")) {
-    return ScheduleByFinal(layers, UntouchedByTokens(layers), values.number("final"), kind);
-  }
-  const std::span<const double> keeps = values.numbers("keeps");
-  if (keeps.size() != static_cast<size_t>(layers)) {
-    return InvalidArgument("spatten: keeps has {} shares; the model has {} layers", keeps.size(),
-                           layers);
-  }
-  if (keeps[0] != 1.0) {
-    return InvalidArgument(
-        "spatten: keeps begins with {}; the first layer keeps every token (1), since nothing has "
-        "been "
-        "measured before it",
-        keeps[0]);
-  }
-  for (size_t l = 1; l < keeps.size(); ++l) {
-    if (keeps[l] > keeps[l - 1]) {
-      return InvalidArgument(
-          "spatten: keeps: layer {} has {} after {}; a dropped token never comes back, so no share "
-          "may "
-          "be above the one before",
-          l, keeps[l], keeps[l - 1]);
-    }
-  }
-  return Schedule(keeps.begin(), keeps.end());
-}
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Policy>> MakeSpatten(const PolicyValues& values,
                                                           const PolicyShape& shape) {
-  Settings settings{.shape = shape, .text = values.Canonical()};
-  THRESHER_ASSIGN_OR_RETURN(settings.tokens, TokenSchedule(values, shape.layers));
-  settings.heads = ScheduleByFinal(shape.layers, UntouchedByHeads(shape.layers),
-                                   values.number("heads"), ScheduleKind::kRamp);
-  settings.values = values.number("values");
-  if (const std::span<const double> bits = values.numbers("bits"); !bits.empty()) {
-    settings.quantization = ProgressiveQuantization{.msb_bits = static_cast<int32_t>(bits[0]),
-                                                    .lsb_bits = static_cast<int32_t>(bits[1]),
-                                                    .threshold = values.number("refetch")};
-  }
-  if (values.text("importance") == "random") settings.importance = Importance::kRandom;
-  if (values.text("importance") == "inverse") settings.importance = Importance::kInverse;
-  settings.seed = static_cast<uint64_t>(values.number("seed"));
-  settings.protect_model = values.text("protect") == "model";
-  settings.first = static_cast<int32_t>(values.number("first"));
+  THRESHER_ASSIGN_OR_RETURN(SpattenSettings settings, ReadSpattenSettings(values, shape));
+  if (shape.causal) return MakeSpattenCache(std::move(settings));
   return std::make_shared<const Spatten>(std::move(settings));
 }
 

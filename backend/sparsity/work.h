@@ -2,6 +2,8 @@
 #ifndef THRESHER_BACKEND_SPARSITY_WORK_H_
 #define THRESHER_BACKEND_SPARSITY_WORK_H_
 
+#include <algorithm>
+
 #include "backend/sparsity/policy.h"
 
 namespace thresher {
@@ -21,6 +23,17 @@ inline LinearWork LinearWorkOf(const PolicyShape& shape) {
 /// Multiply-adds of one token's scores and weighted values over `tokens` keys, all heads.
 inline double AttentionWorkOf(const PolicyShape& shape, double tokens) {
   return 2.0 * tokens * shape.heads * shape.head_dim;
+}
+
+/// A decode step of a text of `tokens` against a dense one, when a layer reads so many keys and
+/// values in the mean: (0, 1].
+inline double DecodeCostShare(const PolicyShape& shape, int32_t tokens, double keys,
+                              double values) {
+  if (tokens <= 0) return 1.0;
+  const LinearWork linear = LinearWorkOf(shape);
+  const double rest = linear.projections + linear.ffn;
+  const double work = rest + AttentionWorkOf(shape, (keys + values) / 2);
+  return std::clamp(work / (rest + AttentionWorkOf(shape, tokens)), 1e-6, 1.0);
 }
 
 }  // namespace thresher

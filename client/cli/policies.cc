@@ -28,7 +28,11 @@ Json PoliciesJson() {
                       {"source", key.source},
                       {"help", key.help}});
     }
-    policies.push_back({{"name", spec.name}, {"title", spec.title}, {"keys", std::move(keys)}});
+    policies.push_back({{"name", spec.name},
+                        {"title", spec.title},
+                        {"encoders", spec.encoders},
+                        {"decoders", spec.decoders},
+                        {"keys", std::move(keys)}});
   }
   return policies;
 }

@@ -1,5 +1,6 @@
 // Any bytes as a policy's text. What is accepted must read back as itself, and must lead a sequence
-// through the layers with plans that are sound, whatever the scores and statistics are.
+// through the layers with plans that are sound, whatever the scores and statistics are; or a
+// decoder's text through its cache as CacheRun promises.
 #include <bit>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 
 #include "backend/device/plan_rows.h"
 #include "backend/sparsity/policy.h"
+#include "tests/sparsity/cache_walk.h"
 #include "tests/sparsity/given_scores.h"
 
 namespace {
@@ -96,6 +98,13 @@ void Walk(const Policy& policy, const PolicyShape& shape, int32_t tokens, Floats
   }
 }
 
+void WalkCache(const Policy& policy, const PolicyShape& shape, int32_t tokens, uint64_t seed) {
+  for (int32_t held = 1; held < 40; ++held) Require(policy.CacheSlots(held) <= held);
+  thresher::testing::CacheWalk walk(policy, shape, seed);
+  Require(walk.Prompt(std::vector<int32_t>{tokens, 1}).ok());
+  for (int32_t step = 0; step < 12; ++step) Require(walk.Step().ok());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -106,6 +115,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                   .head_dim = 8,
                                   .hidden_size = 32,
                                   .ffn_size = 64},
+                                   PolicyShape{.layers = 3,
+                                   .heads = 4,
+                                   .kv_heads = 2,
+                                   .head_dim = 8,
+                                   .hidden_size = 32,
+                                   .ffn_size = 64,
+                                   .ffn_matrices = 3},
                                    PolicyShape{.layers = 3,
                                    .heads = 4,
                                    .kv_heads = 2,
@@ -125,7 +141,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const int32_t tokens : {1, 2, 9}) {
       const double share = (*policy)->CostShare(tokens);
       Require(share > 0 && share <= 1);
-      Walk(**policy, shape, tokens, Floats(static_cast<uint32_t>(size)));
+      if (shape.causal) {
+        WalkCache(**policy, shape, tokens, size);
+      } else {
+        Walk(**policy, shape, tokens, Floats(static_cast<uint32_t>(size)));
+      }
     }
   }
   return 0;

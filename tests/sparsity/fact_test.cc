@@ -24,14 +24,13 @@ using ::testing::IsEmpty;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-PolicyShape Shape(int32_t heads, bool causal = false) {
+PolicyShape Shape(int32_t heads) {
   return {.layers = 2,
           .heads = heads,
           .kv_heads = heads,
           .head_dim = 8,
           .hidden_size = 8 * heads,
-          .ffn_size = 32 * heads,
-          .causal = causal};
+          .ffn_size = 32 * heads};
 }
 
 std::shared_ptr<const Policy> Make(std::string_view text, const PolicyShape& shape) {
@@ -53,11 +52,8 @@ SequencePlan PlanFor(std::string_view text, const PolicyShape& shape,
   std::vector<int32_t> positions(rows);
   std::iota(positions.begin(), positions.end(), 0);
   policy->Start(rows, protected_positions)->BeforeProjection(0, positions, &prediction, &plan);
-  const AttentionExtent extent = {.heads = shape.heads,
-                                  .kv_heads = shape.kv_heads,
-                                  .queries = rows,
-                                  .keys = rows,
-                                  .causal = shape.causal};
+  const AttentionExtent extent = {
+      .heads = shape.heads, .kv_heads = shape.kv_heads, .queries = rows, .keys = rows};
   const absl::Status status = CheckPlan(plan, extent);
   EXPECT_TRUE(status.ok()) << Message(status);
   return plan;
@@ -99,17 +95,6 @@ TEST(FactCandidates, TheThresholdIsAPredictedProbability) {
   // Both rules at once.
   EXPECT_THAT(Row(PlanFor("fact:topk=0.75,threshold=0.01", Shape(1), {scores}, 4), 0, 0),
               ElementsAre(0, 1, 2));
-}
-
-TEST(FactCandidates, ACausalRowCountsTheKeysItSees) {
-  const SequencePlan plan = PlanFor("fact:topk=0.5", Shape(1, true),
-                                    {{1, 9, 9, 9, /**/ 1, 2, 9, 9, /**/  //
-                                      3, 1, 2, 9, /**/ 1, 2, 3, 4}},
-                                    4);
-  EXPECT_THAT(Row(plan, 0, 0), ElementsAre(0));
-  EXPECT_THAT(Row(plan, 0, 1), ElementsAre(1));
-  EXPECT_THAT(Row(plan, 0, 2), ElementsAre(0, 2));
-  EXPECT_THAT(Row(plan, 0, 3), ElementsAre(2, 3));
 }
 
 TEST(FactCandidates, DroppedHeadsAreNotAsked) {
@@ -178,8 +163,6 @@ TEST(FactQuerySkip, EqualsAndNanNeverLead) {
 
 TEST(FactQuerySkip, ARowThatSeesOneKeyIsOneHot) {
   EXPECT_THAT(PlanFor("fact:qskip=gap,gap=100", Shape(1), {{3}}, 1).one_hot, ElementsAre(0));
-  EXPECT_THAT(PlanFor("fact:qskip=gap,gap=100", Shape(1, true), {{3, 0, 1, 1}}, 2).one_hot,
-              ElementsAre(0, -1));
 }
 
 TEST(FactQuerySkip, SkippedQueriesNeedOneValueAndNoKey) {
@@ -226,13 +209,12 @@ TEST(Fact, HoldsItsInvariantsOnRandomScores) {
   std::normal_distribution<float> normal(0, 3);
   for (int round = 0; round < 200; ++round) {
     const auto rows = static_cast<int32_t>(1 + random() % 70);
-    const bool causal = round % 2 == 0;
     std::vector<std::vector<float>> heads(3, std::vector<float>(rows * rows));
     for (auto& head : heads) {
       for (float& score : head) score = random() % 50 == 0 ? kNan : std::round(normal(random));
     }
     const SequencePlan plan = PlanFor("fact:topk=0.3,threshold=0.02,ffn=0.4,qskip=gap,gap=3",
-                                      Shape(3, causal), heads, rows, {}, {0});
+                                      Shape(3), heads, rows, {}, {0});
     int64_t full = 0;
     for (const uint8_t low : plan.ffn_low_precision) full += low == 0 ? 1 : 0;
     EXPECT_EQ(full, KeepCount(rows, 0.4));
@@ -240,10 +222,9 @@ TEST(Fact, HoldsItsInvariantsOnRandomScores) {
     for (int32_t h = 0; h < 3; ++h) {
       for (int32_t i = 0; i < rows; ++i) {
         const std::vector<int32_t> row = Row(plan, h, i);
-        const int32_t visible = causal ? i + 1 : rows;
         EXPECT_GE(row.size(), 1u);
-        EXPECT_LE(static_cast<int64_t>(row.size()), KeepCount(visible, 0.3));
-        EXPECT_LT(row.back(), visible);
+        EXPECT_LE(static_cast<int64_t>(row.size()), KeepCount(rows, 0.3));
+        EXPECT_LT(row.back(), rows);
         const int32_t one_hot = plan.one_hot[h * rows + i];
         if (one_hot >= 0) {
           EXPECT_THAT(row, ElementsAre(one_hot));

@@ -119,6 +119,46 @@ TEST(Policy, CostSharesMultiply) {
   }
 }
 
+TEST(Policy, ADecoderTakesOnePolicyThatIsForIt) {
+  PolicyShape decoder = kShape;
+  decoder.causal = true;
+  const auto refusal = [&](std::string_view text, const PolicyShape& shape) {
+    const absl::Status status = Policy::Parse(text, shape).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    return Message(status);
+  };
+  EXPECT_THAT(refusal("fact:topk=0.5", decoder),
+              HasSubstr("fact: needs an encoder; this model is a decoder"));
+  EXPECT_THAT(refusal("spatten:keep=0.6+fact", decoder), HasSubstr("fact: needs an encoder"));
+  EXPECT_THAT(refusal("spatten:keep=0.6+sinks", decoder), HasSubstr("2 parts joined by +"));
+  EXPECT_THAT(refusal("spatten:keep=0.6+sinks", kShape), HasSubstr("sinks: needs a decoder"));
+  EXPECT_THAT(refusal("h2o", kShape), HasSubstr("h2o: needs a decoder"));
+  for (const char* text : {"dense", "spatten:keep=0.6", "sinks", "h2o"}) {
+    EXPECT_TRUE(Policy::Parse(text, decoder).ok()) << text;
+  }
+}
+
+TEST(Policy, DenseLeavesADecodersCacheAlone) {
+  PolicyShape decoder = kShape;
+  decoder.causal = true;
+  const auto policy = *Policy::Parse("dense", decoder);
+  const CacheRules rules = policy->cache_rules();
+  EXPECT_FALSE(rules.planes || rules.rotate_on_read || rules.evicts || rules.wants_prompt_sums);
+  EXPECT_EQ(rules.value_keep, 1.0);
+  EXPECT_EQ(policy->CacheSlots(77), 77);
+  const auto run = policy->StartCache();
+  EXPECT_FALSE(run->WantsSums(0));
+  std::vector<std::vector<int32_t>> survivors;
+  run->EndPrompt(3, &survivors);
+  EXPECT_TRUE(survivors.empty());
+  std::vector<int32_t> slots;
+  run->PlaceNew(3, &slots);
+  run->ChooseReads(0, 4, &slots);
+  EXPECT_TRUE(slots.empty());
+  run->Positions(4, &slots);
+  EXPECT_THAT(slots, ElementsAre(0, 1, 2, 3));
+}
+
 TEST(Policy, ErrorsNameThePart) {
   EXPECT_THAT(Message(Policy::Parse("spatten:keep=0.6+fact:topk=2", kShape).status()),
               HasSubstr("fact: topk='2': expected (0, 1]"));

@@ -48,6 +48,13 @@ TEST(PolicyText, ExamplesOfTheDocumentationAreAccepted) {
   EXPECT_EQ(Canonical("spatten:final=0.7+fact"),
             "spatten:final=0.7,schedule=ramp,heads=1,values=1,bits=off,importance=attention,"
             "protect=model,first=0+fact:topk=1,threshold=0,ffn=1,qskip=off,bits=8");
+  EXPECT_EQ(Canonical("spatten:keep=0.25,values=0.3,bits=6/4"),
+            "spatten:keep=0.25,schedule=ramp,heads=1,values=0.3,bits=6/4,refetch=0.1,"
+            "importance=attention,protect=model,first=0");
+  EXPECT_EQ(Canonical("sinks"), "sinks:first=4,recent=512");
+  EXPECT_EQ(Canonical("sinks:first=0,recent=2000"), "sinks:first=0,recent=2000");
+  EXPECT_EQ(Canonical("h2o"), "h2o:heavy=0.1,recent=0.1,first=1");
+  EXPECT_EQ(Canonical("h2o:recent=.25,first=4"), "h2o:heavy=0.1,recent=0.25,first=4");
 }
 
 TEST(PolicyText, CanonicalTextReadsBackAsItself) {
@@ -76,7 +83,8 @@ TEST(PolicyText, ValuesAreThere) {
 }
 
 TEST(PolicyText, UnknownNamesAreAnsweredWithTheKnownOnes) {
-  EXPECT_THAT(Error("sparten:keep=0.5"), HasSubstr("'sparten'; known: dense, spatten, fact"));
+  EXPECT_THAT(Error("sparten:keep=0.5"),
+              HasSubstr("'sparten'; known: dense, spatten, fact, sinks, h2o"));
   EXPECT_THAT(Error("spatten:kep=0.5"), HasSubstr("'kep'; known keys: final, keep, keeps"));
   EXPECT_THAT(Error("fact:keep=0.5"), HasSubstr("fact: unknown key 'keep'"));
 }
@@ -96,6 +104,12 @@ TEST(PolicyText, EveryOutOfRangeValueNamesItsKey) {
   EXPECT_THAT(Error("fact:topk=0"), HasSubstr("topk="));
   EXPECT_THAT(Error("fact:bits=9"), HasSubstr("bits="));
   EXPECT_THAT(Error("fact:bits=1"), HasSubstr("bits="));
+  EXPECT_THAT(Error("sinks:recent=0"), HasSubstr("sinks: recent='0': expected 1 to 1048576"));
+  EXPECT_THAT(Error("sinks:first=1048577"), HasSubstr("first="));
+  EXPECT_THAT(Error("sinks:recent=0.5"), HasSubstr("recent="));
+  EXPECT_THAT(Error("h2o:heavy=0"), HasSubstr("h2o: heavy='0': expected (0, 1]"));
+  EXPECT_THAT(Error("h2o:recent=1.5"), HasSubstr("recent="));
+  EXPECT_THAT(Error("h2o:first=-1"), HasSubstr("first="));
 }
 
 TEST(PolicyText, BitsAreTwoPlanesOfAtMostSixteen) {
@@ -165,6 +179,7 @@ TEST(PolicyText, TheTableIsSound) {
             << key.name;
       }
     }
+    EXPECT_TRUE(spec.encoders || spec.decoders) << spec.name;
     // All defaults are in range, together.
     EXPECT_TRUE(ParsePolicyPart(spec.name).ok()) << spec.name;
   }
@@ -172,6 +187,7 @@ TEST(PolicyText, TheTableIsSound) {
 
 TEST(PolicyText, HelpListsEveryKeyWithinTheTerminal) {
   const std::string help = PolicyHelpText();
+  EXPECT_THAT(help, HasSubstr("recent window. For decoders.\n"));
   for (const PolicySpec& spec : PolicySpecs()) {
     for (const PolicyKey& key : spec.keys) {
       EXPECT_THAT(help, HasSubstr("\n  " + std::string(key.name) + " "));

@@ -102,12 +102,12 @@ TEST(Schedule, ByMeanRefusesWhatTheUntouchedLayersForbid) {
   EXPECT_FALSE(ScheduleByMean(1, 0.9, ScheduleKind::kRamp).ok());
 }
 
-TEST(Schedule, KeptHeadsRoundDownButLeaveOne) {
-  EXPECT_EQ(KeptHeads(12, 0.75), 9);
-  EXPECT_EQ(KeptHeads(12, 0.74), 8);
-  EXPECT_EQ(KeptHeads(10, 0.7), 7);  // 0.7 is a little below 7 / 10.
-  EXPECT_EQ(KeptHeads(6, 0.1), 1);
-  EXPECT_EQ(KeptHeads(6, 1.0), 6);
+TEST(Schedule, KeepFloorRoundsDownButLeavesOne) {
+  EXPECT_EQ(KeepFloor(12, 0.75), 9);
+  EXPECT_EQ(KeepFloor(12, 0.74), 8);
+  EXPECT_EQ(KeepFloor(10, 0.7), 7);  // 0.7 is a little below 7 / 10.
+  EXPECT_EQ(KeepFloor(6, 0.1), 1);
+  EXPECT_EQ(KeepFloor(6, 1.0), 6);
 }
 
 }  // namespace
