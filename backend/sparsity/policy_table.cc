@@ -106,9 +106,8 @@ constexpr PolicyKey kSpattenKeys[] = {
      .measure = "-",
      .source = "Thresher",
      .help = "`model`: the tokens that the model lives by ([CLS], a decoder's first) are never "
-             "dropped. "
-             "They count inside the share, and so does a decoder's newest token, which is always "
-             "read."},
+             "dropped. They count inside the share, and so does a decoder's newest token, which "
+             "is always read."},
     {.name = "first",
      .kind = ValueKind::kInteger,
      .max = 1048576,

@@ -19,8 +19,7 @@
 
 namespace thresher {
 
-/// INVALID_ARGUMENT when the values do not fit the model: keeps of another length or order, an
-/// unreachable mean.
+/// Of an encoder the above, of a decoder spatten_cache.h. Errors: those of ReadSpattenSettings.
 absl::StatusOr<std::shared_ptr<const Policy>> MakeSpatten(const PolicyValues& values,
                                                           const PolicyShape& shape);
 
