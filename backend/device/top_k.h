@@ -22,7 +22,7 @@ inline int64_t KeepCount(int64_t n, double share) {
   return count <= 1 ? 1 : count >= static_cast<double>(n) ? n : static_cast<int64_t>(count);
 }
 
-/// Top-k of many rows in turn; keeps its memory between calls. T is float or double.
+/// Top-k of many rows in turn; keeps its memory between calls. T is float, double or an integer.
 template <typename T>
 class TopK {
  public:
