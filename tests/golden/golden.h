@@ -1,4 +1,5 @@
-// The checkpoints of this directory and the answers that make_golden.py computed for them.
+// The checkpoints of this directory and the answers that make_golden.py and
+// make_decoder_golden.py computed for them.
 #ifndef THRESHER_TESTS_GOLDEN_GOLDEN_H_
 #define THRESHER_TESTS_GOLDEN_GOLDEN_H_
 
@@ -18,6 +19,12 @@ inline constexpr const char* kGoldenModels[] = {
     "roberta-plain",     "roberta-masked",   "roberta-sequence",    "roberta-token",
     "roberta-answer",    "distilbert-plain", "distilbert-sequence", "distilbert-token",
     "distilbert-answer", "sentence-mean"};
+
+/// Decoders; cases hold "ids" and "logits" of every position.
+inline constexpr const char* kGoldenDecoders[] = {
+    "decoder-gpt2",   "decoder-gpt2-options", "decoder-llama-tied",
+    "decoder-llama3", "decoder-llama-yarn",   "decoder-llama-linear",
+    "decoder-opt",    "decoder-opt-350m",     "decoder-opt-unbiased"};
 
 inline std::string GoldenDir(const std::string& model) {
   return (SourceDir() / "tests/golden" / model).string();
