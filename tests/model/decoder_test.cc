@@ -152,6 +152,41 @@ TEST(Decoder, KeysMayBeRotatedAsTheyAreRead) {
   }
 }
 
+TEST(Decoder, TextsWhoseCachesAreKeptDifferentlyShareABatch) {
+  for (const char* device : {"reference", "cpu"}) {
+    const LoadedDecoder loaded(testing::GoldenDir("decoder-llama3"), device);
+    const KvLayout layouts[] = {loaded.Layout(),
+                                loaded.Layout({.planes = {}, .rotate_on_read = true})};
+    const int32_t ids[] = {5, 6, 7, 8, 9, 5, 6, 7, 8, 9};
+    const int32_t positions[] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4};
+    const DecoderBatch batch = {ids, positions};
+    TextCache caches[] = {TextCache(layouts[0]), TextCache(layouts[1])};
+    const CachedSequence sequences[] = {caches[0].Extend(5, 5, false),
+                                        caches[1].Extend(0, 5, false)};
+    CachedRecord records[2];
+    std::vector<CacheGroup> groups;
+    for (size_t g = 0; g < 2; ++g) {
+      groups.push_back({&layouts[g], std::span(&sequences[g], 1), std::span(&records[g], 1)});
+    }
+    Decoder::Workspace workspace;
+    ASSERT_TRUE(loaded.decoder.Embed(batch, workspace).ok());
+    for (int32_t i = 0; i < loaded.config.layers; ++i) {
+      ASSERT_TRUE(loaded.decoder.RunLayer(i, batch, groups, workspace).ok());
+    }
+    MatrixBuffer logits(10, loaded.config.vocab_size);
+    const std::vector<int32_t> rows = {5, 6, 7, 8, 9, 0, 1, 2, 3, 4};  // By group.
+    ASSERT_TRUE(loaded.decoder.Logits(rows, workspace, logits.view()).ok());
+    const float* const begin = logits.view().data;
+    const int64_t half = 5 * int64_t{loaded.config.vocab_size};
+    for (size_t g = 0; g < 2; ++g) {
+      EXPECT_EQ(
+          std::vector<float>(begin + g * half, begin + (g + 1) * half),
+          TextLogits(loaded.decoder, layouts[g], std::span(ids).first(5), 5, false, workspace))
+          << device << " " << g;
+    }
+  }
+}
+
 TEST(Decoder, CountsEachParameterOnce) {
   // 64 x 32 + 48 x 32 of tables; three layers of 32 x 96 + 96, 32 x 32 + 32, 2 x 32 x 40 + 40 + 32
   // and 4 x 32; the final norm. The head is the word table.

@@ -17,6 +17,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr std::string_view kHeader =
     R"({"net.l.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
@@ -68,6 +69,52 @@ TEST_F(WeightReaderTest, TakesOldNamesOfNorms) {
   ASSERT_TRUE(norm.ok()) << norm.status();
   EXPECT_THAT(norm->gamma, ElementsAre(1.0f, 2.0f));
   EXPECT_THAT(norm->beta, ElementsAre(1.0f, 0.0f));
+}
+
+TEST_F(WeightReaderTest, ANormMayHaveNoBias) {
+  WeightReader reader = Reader();
+  const auto norm = reader.RmsNorm("n", 2);
+  ASSERT_TRUE(norm.ok()) << norm.status();
+  EXPECT_THAT(norm->gamma, ElementsAre(1.0f, 2.0f));
+  EXPECT_THAT(norm->beta, IsEmpty());
+}
+
+TEST_F(WeightReaderTest, ALinearLayerMayHaveNoBias) {
+  WeightReader reader = Reader();
+  const auto linear =
+      reader.Linear("d", 1, 2, WeightReader::Place::kTop, WeightReader::Bias::kNone);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  EXPECT_EQ(reader.parameters(), 2);
+  EXPECT_THAT(Message(reader.Linear("d", 1, 2, WeightReader::Place::kTop).status()),
+              HasSubstr("'d.bias' is missing"));
+}
+
+TEST_F(WeightReaderTest, TransposedLayersStandSideBySide) {
+  // Two inputs, two layers of one output each: columns of [[1, 2], [3, 4]], with biases 5 and 6.
+  const std::string header = R"({"c.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},
+                                 "c.bias":{"dtype":"BF16","shape":[2],"data_offsets":[16,20]}})";
+  std::string file = testing::SafetensorsFile(header, 20);
+  const float weight[] = {1, 2, 3, 4};
+  const uint16_t bias[] = {ToBF16(5), ToBF16(6)};
+  std::memcpy(file.data() + file.size() - 20, weight, 16);
+  std::memcpy(file.data() + file.size() - 4, bias, 4);
+  const testing::TempDir temp;
+  testing::WriteText(temp.path() / "model.safetensors", file);
+  const auto device = *CreateDevice("reference", {});
+  const auto checkpoint = Checkpoint::Open(temp.path().string());
+  WeightReader reader(*checkpoint, *device, Precision::kF32, "");
+  const auto layers = reader.TransposedLinears("c", 2, 1, 2);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_EQ(reader.parameters(), 6);
+  float x[] = {10, 1}, y[2];
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(
+        device->Linear(*(*layers)[i], ConstMatrix(x, 1, 2), Activation::kNone, Matrix(y + i, 1, 1))
+            .ok());
+  }
+  EXPECT_THAT(y, ElementsAre(10 * 1 + 3 + 5, 10 * 2 + 4 + 6));
+  EXPECT_THAT(Message(reader.TransposedLinears("c", 2, 2, 2).status()),
+              HasSubstr("shape [2, 2], but config.json asks for [2, 4]"));
 }
 
 TEST_F(WeightReaderTest, AMissingTensorTellsEveryNameItLookedFor) {
