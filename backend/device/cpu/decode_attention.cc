@@ -231,11 +231,21 @@ class Group {
            slot % kKvPageTokens * cache_.value_bytes();
   }
 
+  void FetchKey(size_t slot, bool upper_only) const {
+    const std::byte* const block = KeyBlock(slot);
+    const size_t i = slot % kKvPageTokens;
+    if (!cache_.format().planes)
+      return Fetch(block + i * cache_.value_bytes(), cache_.value_bytes());
+    Fetch(block + i * dim_, dim_);
+    if (!upper_only) Fetch(block + cache_.lower_offset() + i * dim_, dim_);
+    Fetch(block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
+  }
+
   void Score(size_t first_head, size_t heads, bool upper_only) {
     if (cache_.format().rotate_on_read) {
       float* const row = memory_ + layout_.row;
       return ScoreRows(
-          first_head, heads, 0, [&](const std::byte* block, size_t slot, float* scale) {
+          first_head, heads, upper_only, [&](const std::byte* block, size_t slot, float* scale) {
             LoadKeyRow(cache_, block, static_cast<int32_t>(slot % kKvPageTokens), upper_only, row);
             RotateRow(*input_.rotary, sequence_.positions[slot], row);
             *scale = 1.0f;
@@ -249,11 +259,11 @@ class Group {
         return block + slot % kKvPageTokens * bytes;
       };
       if (cache_.format().element == DType::kF32) {
-        return ScoreRows(first_head, heads, bytes, [&](const std::byte* b, size_t slot, float* s) {
+        return ScoreRows(first_head, heads, true, [&](const std::byte* b, size_t slot, float* s) {
           return FloatRowOf{reinterpret_cast<const float*>(at(b, slot, s))};
         });
       }
-      return ScoreRows(first_head, heads, bytes, [&](const std::byte* b, size_t slot, float* s) {
+      return ScoreRows(first_head, heads, true, [&](const std::byte* b, size_t slot, float* s) {
         return BF16RowOf{reinterpret_cast<const uint16_t*>(at(b, slot, s))};
       });
     }
@@ -263,24 +273,20 @@ class Group {
       std::memcpy(scale, block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
       return UpperRowOf{reinterpret_cast<const int8_t*>(block + i * dim_), step};
     };
-    if (upper_only) return ScoreRows(first_head, heads, dim_, upper);
-    ScoreRows(first_head, heads, dim_, [&](const std::byte* block, size_t slot, float* scale) {
+    if (upper_only) return ScoreRows(first_head, heads, true, upper);
+    ScoreRows(first_head, heads, false, [&](const std::byte* block, size_t slot, float* scale) {
       const std::byte* lower = block + cache_.lower_offset() + slot % kKvPageTokens * dim_;
       return WholeRowOf{upper(block, slot, scale), reinterpret_cast<const uint8_t*>(lower)};
     });
   }
 
-  /// Scores of all slots read: q . row_of(K block, slot, &scale) * scale. `row_bytes` of each key
-  /// are fetched ahead.
+  /// Scores of all slots read: q . row_of(K block, slot, &scale) * scale.
   template <typename RowOf>
-  HWY_NOINLINE void ScoreRows(size_t first_head, size_t heads, size_t row_bytes,
+  HWY_NOINLINE void ScoreRows(size_t first_head, size_t heads, bool upper_only,
                               const RowOf& row_of) {
     const size_t stride = layout_.stride;
     for (size_t n = 0; n < slots_; ++n) {
-      if (n + kAhead < slots_) {
-        const size_t next = Slot(n + kAhead);
-        Fetch(KeyBlock(next) + next % kKvPageTokens * row_bytes, row_bytes);
-      }
+      if (n + kAhead < slots_) FetchKey(Slot(n + kAhead), upper_only);
       const size_t slot = Slot(n);
       float scale;
       const auto row = row_of(KeyBlock(slot), slot, &scale);

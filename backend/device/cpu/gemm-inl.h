@@ -48,59 +48,45 @@ HWY_INLINE void LoadB(const uint16_t* b, hn::Vec<FloatTag>& b0, hn::Vec<FloatTag
   b1 = hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(half, b + hn::Lanes(d)))));
 }
 
-/// One tile of `kRows` rows. B is float or bfloat16.
-template <size_t kRows, typename TB>
-HWY_INLINE void FloatTile(const float* HWY_RESTRICT a, size_t a_stride, const TB* HWY_RESTRICT b,
-                          size_t k, bool accumulate, float* HWY_RESTRICT c, size_t c_stride) {
+/// `kTiles` neighbouring tiles of `kRows` rows, `tile_stride` elements of B apart. B is float or
+/// bfloat16. One tile of a few rows would mostly wait for its own few chains of additions.
+template <size_t kRows, size_t kTiles, typename TB>
+HWY_INLINE void FloatTiles(const float* HWY_RESTRICT a, size_t a_stride, const TB* HWY_RESTRICT b,
+                           size_t tile_stride, size_t k, bool accumulate, float* HWY_RESTRICT c,
+                           size_t c_stride) {
   const FloatTag d;
   const size_t lanes = hn::Lanes(d);
-  hn::Vec<FloatTag> sum[kRows][2];
+  hn::Vec<FloatTag> sum[kRows][kTiles][2];
 #pragma GCC unroll 16
   for (size_t r = 0; r < kRows; ++r) {
-    sum[r][0] = accumulate ? hn::LoadU(d, c + r * c_stride) : hn::Zero(d);
-    sum[r][1] = accumulate ? hn::LoadU(d, c + r * c_stride + lanes) : hn::Zero(d);
-  }
-  for (size_t i = 0; i < k; ++i) {
-    hn::Vec<FloatTag> b0, b1;
-    LoadB(b + i * 2 * lanes, b0, b1);
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
-      const auto ar = hn::Set(d, a[r * a_stride + i]);
-      sum[r][0] = hn::MulAdd(ar, b0, sum[r][0]);
-      sum[r][1] = hn::MulAdd(ar, b1, sum[r][1]);
+    for (size_t t = 0; t < kTiles; ++t) {
+      const float* from = c + r * c_stride + t * 2 * lanes;
+      sum[r][t][0] = accumulate ? hn::LoadU(d, from) : hn::Zero(d);
+      sum[r][t][1] = accumulate ? hn::LoadU(d, from + lanes) : hn::Zero(d);
     }
   }
-#pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r) {
-    hn::StoreU(sum[r][0], d, c + r * c_stride);
-    hn::StoreU(sum[r][1], d, c + r * c_stride + lanes);
-  }
-}
-
-/// `kTiles` neighbouring tiles of one row, `tile_stride` elements of B apart. A row of one tile
-/// alone would mostly wait for its own two chains of additions.
-template <size_t kTiles, typename TB>
-HWY_NOINLINE void FloatRow(const float* HWY_RESTRICT a, const TB* HWY_RESTRICT b,
-                           size_t tile_stride, size_t k, float* HWY_RESTRICT c) {
-  const FloatTag d;
-  const size_t lanes = hn::Lanes(d);
-  hn::Vec<FloatTag> sum[kTiles][2];
-#pragma GCC unroll 16
-  for (size_t t = 0; t < kTiles; ++t) sum[t][0] = sum[t][1] = hn::Zero(d);
   for (size_t i = 0; i < k; ++i) {
-    const auto ai = hn::Set(d, a[i]);
 #pragma GCC unroll 16
     for (size_t t = 0; t < kTiles; ++t) {
       hn::Vec<FloatTag> b0, b1;
       LoadB(b + t * tile_stride + i * 2 * lanes, b0, b1);
-      sum[t][0] = hn::MulAdd(ai, b0, sum[t][0]);
-      sum[t][1] = hn::MulAdd(ai, b1, sum[t][1]);
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kRows; ++r) {
+        const auto ar = hn::Set(d, a[r * a_stride + i]);
+        sum[r][t][0] = hn::MulAdd(ar, b0, sum[r][t][0]);
+        sum[r][t][1] = hn::MulAdd(ar, b1, sum[r][t][1]);
+      }
     }
   }
 #pragma GCC unroll 16
-  for (size_t t = 0; t < kTiles; ++t) {
-    hn::StoreU(sum[t][0], d, c + t * 2 * lanes);
-    hn::StoreU(sum[t][1], d, c + t * 2 * lanes + lanes);
+  for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (size_t t = 0; t < kTiles; ++t) {
+      float* to = c + r * c_stride + t * 2 * lanes;
+      hn::StoreU(sum[r][t][0], d, to);
+      hn::StoreU(sum[r][t][1], d, to + lanes);
+    }
   }
 }
 
@@ -151,7 +137,7 @@ template <size_t kRows, typename TA, typename TB, typename TC>
 HWY_NOINLINE void Tile(const TA* a, size_t a_stride, const TB* b, size_t k, bool accumulate, TC* c,
                        size_t c_stride) {
   if constexpr (sizeof(TA) == sizeof(float)) {
-    FloatTile<kRows>(a, a_stride, b, k, accumulate, c, c_stride);
+    FloatTiles<kRows, 1>(a, a_stride, b, 0, k, accumulate, c, c_stride);
   } else {
     IntTile<kRows>(a, a_stride, b, k, accumulate, c, c_stride);
   }

@@ -16,6 +16,28 @@ namespace {
 
 // A tile's slice of B, kBlock deep, stays in the first-level cache while the rows pass by it.
 constexpr size_t kBlock = 256;
+// Up to so many rows the reading of B is what takes the time: it is read once, from its beginning
+// to its end, as memory is fastest.
+constexpr size_t kFewRows = 2 * kTileRows;
+
+/// Whole groups of kTiles neighbouring tiles for kRows rows; returns the columns done.
+template <size_t kRows, size_t kTiles, typename TB>
+HWY_NOINLINE size_t MultiplyRows(const float* a, size_t a_stride,
+                                 std::span<const ColumnRange> columns, const TB* b, size_t k,
+                                 size_t cols, float* c, size_t c_stride) {
+  const size_t tile_cols = TileCols();
+  size_t n = 0;
+  for (; n + kTiles * tile_cols <= cols; n += kTiles * tile_cols) {
+    bool begun = false;
+    for (const ColumnRange& range : columns) {
+      const auto begin = static_cast<size_t>(range.begin), end = static_cast<size_t>(range.end);
+      FloatTiles<kRows, kTiles>(a + begin, a_stride, b + n * k + begin * tile_cols, k * tile_cols,
+                                end - begin, begun, c + n, c_stride);
+      begun = true;
+    }
+  }
+  return n;
+}
 
 template <typename TA, typename TB, typename TC>
 void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const ColumnRange> columns,
@@ -23,26 +45,27 @@ void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const Co
   const size_t tile_cols = TileCols();
   size_t first = 0;
   if constexpr (sizeof(TA) == sizeof(float)) {
-    constexpr size_t kTiles = 4;
-    const bool whole =
-        columns.size() == 1 && columns[0].begin == 0 && static_cast<size_t>(columns[0].end) == k;
-    for (; rows == 1 && whole && first + kTiles * tile_cols <= cols; first += kTiles * tile_cols) {
-      FloatRow<kTiles>(a, b + first * k, k * tile_cols, k, c + first);
-    }
+    if (rows == 1) first = MultiplyRows<1, 4>(a, a_stride, columns, b, k, cols, c, c_stride);
+    if (rows == 2) first = MultiplyRows<2, 2>(a, a_stride, columns, b, k, cols, c, c_stride);
+    if (rows == 3) first = MultiplyRows<3, 2>(a, a_stride, columns, b, k, cols, c, c_stride);
   }
-  bool begun = false;
-  for (const ColumnRange& range : columns) {
-    const auto end = static_cast<size_t>(range.end);
-    for (auto k0 = static_cast<size_t>(range.begin); k0 < end; k0 += kBlock) {
-      const size_t depth = std::min(kBlock, end - k0);
-      for (size_t n = first; n < cols; n += tile_cols) {
-        const TB* tile = b + n * k + k0 * tile_cols;
-        for (size_t m = 0; m < rows; m += kTileRows) {
-          TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
-                     begun, c + m * c_stride + n, c_stride);
+  // Tiles that the rows pass by in turn, block by block of K: of few rows one, of many all.
+  const size_t group = rows <= kFewRows ? tile_cols : cols;
+  for (; first < cols; first += group) {
+    bool begun = false;
+    for (const ColumnRange& range : columns) {
+      const auto end = static_cast<size_t>(range.end);
+      for (auto k0 = static_cast<size_t>(range.begin); k0 < end; k0 += kBlock) {
+        const size_t depth = std::min(kBlock, end - k0);
+        for (size_t n = first; n < std::min(cols, first + group); n += tile_cols) {
+          const TB* tile = b + n * k + k0 * tile_cols;
+          for (size_t m = 0; m < rows; m += kTileRows) {
+            TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
+                       begun, c + m * c_stride + n, c_stride);
+          }
         }
+        begun = true;
       }
-      begun = true;
     }
   }
 }
