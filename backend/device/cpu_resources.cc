@@ -6,8 +6,8 @@
 #include <cmath>
 #include <fstream>
 #include <memory>
-#include <string>
-#include <string_view>
+
+#include "backend/device/cgroup.h"
 
 namespace thresher {
 namespace {
@@ -45,29 +45,6 @@ std::optional<double> ReadQuotaV1(const fs::path& group) {
   return quota / period;
 }
 
-/// The least of the quotas from `group` (as /proc/self/cgroup names it) up to the mount itself.
-template <typename Read>
-void Limit(std::optional<double>& least, const fs::path& mount, const fs::path& group, Read read) {
-  // Lexically, so that a name like /../.. (a group outside this namespace) can't leave the mount.
-  fs::path relative = (fs::path("/") / group).lexically_normal().relative_path();
-  while (true) {
-    const std::optional<double> quota = read(mount / relative);
-    if (quota && (!least || *quota < *least)) least = quota;
-    if (relative.empty()) return;
-    relative = relative.parent_path();
-  }
-}
-
-bool HasController(std::string_view controllers, std::string_view name) {
-  while (!controllers.empty()) {
-    const size_t comma = controllers.find(',');
-    if (controllers.substr(0, comma) == name) return true;
-    if (comma == std::string_view::npos) return false;
-    controllers.remove_prefix(comma + 1);
-  }
-  return false;
-}
-
 }  // namespace
 
 int CpuResources::usable() const {
@@ -78,23 +55,10 @@ int CpuResources::usable() const {
 
 CpuResources DetectCpuResources(const fs::path& root) {
   CpuResources resources{.affinity = AffinityCpus()};
-  const fs::path cgroups = root / "sys/fs/cgroup";
-  // Lines "hierarchy:controllers:path"; v2 is hierarchy 0 without controllers.
-  std::ifstream membership(root / "proc/self/cgroup");
-  for (std::string line; std::getline(membership, line);) {
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const fs::path group = line.substr(second + 1);
-    if (controllers.empty()) {
-      Limit(resources.quota, cgroups, group, ReadQuotaV2);
-      Limit(resources.quota, cgroups / "unified", group, ReadQuotaV2);
-    } else if (HasController(controllers, "cpu")) {
-      Limit(resources.quota, cgroups / "cpu", group, ReadQuotaV1);
-      Limit(resources.quota, cgroups / controllers, group, ReadQuotaV1);
-    }
-  }
+  VisitCgroups(root, "cpu", [&](CgroupVersion version, const fs::path& group) {
+    const auto quota = version == CgroupVersion::kV2 ? ReadQuotaV2(group) : ReadQuotaV1(group);
+    if (quota) resources.quota = std::min(*quota, resources.quota.value_or(*quota));
+  });
   return resources;
 }
 
