@@ -1,10 +1,15 @@
 #include "backend/engine/loaded_model.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 
 #include "backend/engine/encoder_engine.h"
 #include "backend/engine/sentence_transformer.h"
+#include "backend/model/decoder_config.h"
 #include "backend/model/files.h"
 #include "backend/tensor/status.h"
 
@@ -58,11 +63,94 @@ absl::Status CheckAnswers(Engine& engine, const ModelConfig& config, int32_t max
   return output.status;
 }
 
+/// Whether the directory's config.json names a decoder. What is wrong with the file is told by
+/// whoever reads it all.
+bool HoldsDecoder(const std::string& directory) {
+  const auto config = ReadJson(directory + "/config.json");
+  if (!config.ok() || !config->is_object()) return false;
+  const auto names = config->find("architectures");
+  return names != config->end() && names->is_array() && !names->empty() &&
+         names->front().is_string() &&
+         IsDecoderArchitecture(names->front().get_ref<const std::string&>());
+}
+
+/// As CheckAnswers, of a decoder: a prompt and one token after it.
+absl::Status CheckGeneration(DecoderEngine& engine) {
+  std::vector<int32_t> prompt(static_cast<size_t>(
+      std::clamp(std::min(engine.max_tokens() - 1, engine.config().vocab_size), 1, 8)));
+  std::iota(prompt.begin(), prompt.end(), 0);
+  const auto length = static_cast<int32_t>(prompt.size());
+  const size_t bytes = engine.CacheBytes(nullptr, length, length + 1);
+  if (!engine.pool().Fits(bytes)) {
+    return ResourceExhausted(
+        "even a text of {} tokens takes {} bytes of KV cache, and the limit is {}: raise "
+        "--kv-cache-bytes",
+        length + 1, bytes, engine.pool().limit());
+  }
+  auto text = engine.Start(nullptr, {}, bytes);
+  // While other texts hold the memory, a model is loaded without having been tried.
+  if (absl::IsResourceExhausted(text.status())) return absl::OkStatus();
+  THRESHER_RETURN_IF_ERROR(text.status());
+  bool finite = true;
+  const auto check = [&](size_t, int32_t, std::span<const float> logits) {
+    finite &= std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
+  };
+  StepPart part = {.text = text->get(),
+                   .ids = prompt,
+                   .prompt = true,
+                   .prompt_ends = true,
+                   .logits = StepPart::Logits::kAll};
+  THRESHER_RETURN_IF_ERROR(engine.Step(std::span(&part, 1), check));
+  if (engine.max_tokens() > length) {
+    part = {
+        .text = text->get(), .ids = std::span(prompt).first(1), .logits = StepPart::Logits::kLast};
+    THRESHER_RETURN_IF_ERROR(engine.Step(std::span(&part, 1), check));
+  }
+  if (!finite) return Internal("the model's numbers overflow in this precision");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadDecoder(const std::string& directory,
+                                                         std::shared_ptr<Device> device,
+                                                         const LoadOptions& options) {
+  THRESHER_ASSIGN_OR_RETURN(const DecoderConfig config, LoadDecoderConfig(directory));
+  auto model = std::make_unique<LoadedModel>();
+  THRESHER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(directory));
+  if (model->tokenizer->vocab_size() > config.vocab_size) {
+    return InvalidArgument(
+        "{}: the tokenizer's ids go up to {}, but config.json's 'vocab_size' is {}", directory,
+        model->tokenizer->vocab_size() - 1, config.vocab_size);
+  }
+  ModelInfo& info = model->info;
+  info.architecture = config.architecture;
+  info.task = Task::kGeneration;
+  info.max_tokens = SmallestLimit({config.max_tokens, options.max_tokens});
+  info.hidden_size = config.hidden_size;
+  info.layers = config.layers;
+  info.heads = config.heads;
+  info.kv_heads = config.kv_heads;
+  info.vocab_size = config.vocab_size;
+  info.precision = options.precision.value_or(device->description().default_precision);
+  info.bos = config.bos;
+  info.eos = config.eos;
+  auto pool = options.kv_pool;
+  if (pool == nullptr) pool = std::make_shared<KvPool>(std::numeric_limits<size_t>::max() / 2);
+  THRESHER_ASSIGN_OR_RETURN(model->decoder,
+                            DecoderEngine::Load(directory, config, device, info.precision,
+                                                info.max_tokens, std::move(pool)));
+  info.parameters = model->decoder->parameters();
+  info.packed_bytes = model->decoder->packed_bytes();
+  THRESHER_RETURN_IF_ERROR(Annotate(CheckGeneration(*model->decoder), directory));
+  model->device = std::move(device);
+  return model;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& directory,
                                                        std::shared_ptr<Device> device,
                                                        const LoadOptions& options) {
+  if (HoldsDecoder(directory)) return LoadDecoder(directory, std::move(device), options);
   THRESHER_ASSIGN_OR_RETURN(const SentenceTransformer sentence, ReadSentenceTransformer(directory));
   THRESHER_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(sentence.model_directory));
   if (sentence.word_embedding_dimension != 0 &&
@@ -86,6 +174,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& direct
   info.hidden_size = config.hidden_size;
   info.layers = config.layers;
   info.heads = config.heads;
+  info.kv_heads = config.heads;
   info.vocab_size = config.vocab_size;
   info.type_vocab_size = config.type_vocab_size;
   info.precision = options.precision.value_or(device->description().default_precision);

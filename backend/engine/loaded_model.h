@@ -12,7 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
+#include "backend/engine/decoder_engine.h"
 #include "backend/engine/engine.h"
+#include "backend/engine/kv_cache.h"
 #include "backend/model/model_config.h"
 #include "backend/text/tokenizer.h"
 
@@ -25,17 +27,21 @@ struct ModelInfo {
   /// True where scores are independent (problem_type multi_label_classification): sigmoid, not
   /// softmax.
   bool multi_label = false;
-  int32_t max_tokens = 0;  // Longest sequence, special tokens included.
+  int32_t max_tokens = 0;  // Longest sequence, special tokens included; a decoder's context.
   int32_t hidden_size = 0;
   int32_t layers = 0;
   int32_t heads = 0;
-  int32_t vocab_size = 0;
+  int32_t kv_heads = 0;    // Fewer than heads: grouped-query attention.
+  int32_t vocab_size = 0;  // The model's; the tokenizer's may be smaller in a decoder.
   int32_t type_vocab_size = 0;
   int64_t parameters = 0;
   Precision precision = Precision::kF32;
   size_t packed_bytes = 0;           // Memory of the packed weights.
   Pooling pooling = Pooling::kMean;  // Default for embeddings.
   bool normalize = false;
+  // Of a decoder.
+  std::optional<int32_t> bos;  // What an empty prompt starts from.
+  std::vector<int32_t> eos;    // Each ends a text.
 };
 
 struct LoadOptions {
@@ -43,14 +49,18 @@ struct LoadOptions {
   std::optional<Pooling> pooling;      // Unset: modules.json and 1_Pooling/config.json, else mean.
   std::optional<bool> normalize;
   int32_t max_tokens = 0;  // A limit below the model's own; 0: none.
+  /// Where a decoder's caches are; null: in memory of its own, without a limit.
+  std::shared_ptr<KvPool> kv_pool;
 };
 
-/// Immutable but for the engine's Run. Keeps its device alive.
+/// Immutable but for what the engines run. Keeps its device alive.
 struct LoadedModel {
   ModelInfo info;
   std::unique_ptr<Tokenizer> tokenizer;
   std::shared_ptr<Device> device;
+  // Exactly one is set: an encoder's, or a decoder's.
   std::unique_ptr<Engine> engine;
+  std::shared_ptr<DecoderEngine> decoder;
 };
 
 /// Loads, packs and checks everything; a model that loads can serve. Errors name the file and the

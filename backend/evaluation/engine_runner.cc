@@ -42,6 +42,7 @@ absl::StatusOr<Measure> MeasureOf(const ModelInfo& info) {
       return Measure::kSimilarity;
     case Task::kTokenClassification:
     case Task::kQuestionAnswering:
+    case Task::kGeneration:
       break;
   }
   return Unimplemented(

@@ -16,8 +16,15 @@ namespace thresher {
 /// Networks whose checkpoints name their tensors alike.
 enum class Family { kBert, kRoberta, kDistilBert };
 
-/// What the model's head computes.
-enum class Task { kNone, kSequenceClassification, kTokenClassification, kQuestionAnswering };
+/// What the model's head computes. kGeneration is a decoder's (decoder_config.h), never an
+/// encoder's.
+enum class Task {
+  kNone,
+  kSequenceClassification,
+  kTokenClassification,
+  kQuestionAnswering,
+  kGeneration
+};
 
 struct ModelConfig {
   std::string architecture;  // "BertForSequenceClassification"
