@@ -72,6 +72,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_log_format("text");
   config.set_metrics_attention_every(100);
   config.set_metrics_per_layer(false);
+  config.set_prefill_chunk(256);
   return config;
 }
 
@@ -103,6 +104,10 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   check.Range("max_queue", config.max_queue(), 1, kAny);
   check.Range("metrics_attention_every", config.metrics_attention_every(), 0, kAny);
   check.Range("max_message_bytes", config.max_message_bytes(), 1024, kAny);
+  check.Range("prefill_chunk", config.prefill_chunk(), 1, kAny);
+  if (config.has_kv_cache_bytes() && config.kv_cache_bytes() < 1) {
+    check.Fail("kv_cache_bytes", fmt::format("is {}, must be 1 or more", config.kv_cache_bytes()));
+  }
   check.Range("max_inputs", config.max_inputs(), 1, kAny);
   if (config.max_inputs() > config.max_queue()) {
     check.Fail("max_inputs", fmt::format("is {}, more than max_queue ({}): such a call could never "

@@ -13,8 +13,9 @@
 
 namespace thresher {
 
-/// Every scalar field set, but for `precision` (the device's choice), `model_repository` and
-/// `max_inputs`, which depend on the rest: see FillDependentDefaults.
+/// Every scalar field set, but for `precision` (the device's choice), `kv_cache_bytes` (a share of
+/// the machine's memory), `model_repository`, and `max_inputs`, which depends on the rest: see
+/// FillDependentDefaults.
 v1::ServerConfig DefaultConfig();
 
 /// Sets what is still unset and follows from other fields.

@@ -45,6 +45,10 @@ constexpr std::array kSettings = {
     Setting{"max_batch_sequences", "Batching", "N", "Sequences in one batch"},
     Setting{"max_batch_delay", "Batching", "TIME",
             "How long a batch may wait to fill; 0s: run what is there"},
+    Setting{"prefill_chunk", "Generation", "N",
+            "Prompt tokens that one step reads while other texts are being generated"},
+    Setting{"kv_cache_bytes", "Generation", "SIZE",
+            "Memory for the keys and values of all texts [a quarter of the memory there is]"},
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
     Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
@@ -69,7 +73,8 @@ constexpr std::string_view kFooter =
     "device=NAME, pooling=cls|mean, normalize=true|false, max_tokens=N, "
     "versions=latest:COUNT|all|\n"
     "named:N;N (which integer-named subdirectories to serve; latest:1).\n\n"
-    "TIME is a number with a unit: 0s, 5ms, 1.5s, 2m. Each flag has an environment variable:\n"
+    "TIME is a number with a unit: 0s, 5ms, 1.5s, 2m; SIZE one of bytes, or with KiB, MiB or GiB:\n"
+    "512MiB. Each flag has an environment variable:\n"
     "--max-queue is THRESHER_MAX_QUEUE; THRESHER_MODEL holds one or more models separated by "
     "spaces\n"
     "or ';'. A flag beats the environment, which beats the file.\n\n"
@@ -97,6 +102,25 @@ const FieldDescriptor& Field(const std::string& name) {
   return *v1::ServerConfig::descriptor()->FindFieldByName(name);
 }
 
+/// "1000", "512MiB", "2GiB".
+absl::StatusOr<int64_t> ParseSize(const std::string& text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [parsed, code] = std::from_chars(text.data(), end, value);
+  const std::string_view unit(parsed, static_cast<size_t>(end - parsed));
+  const int shift = unit.empty()    ? 0
+                    : unit == "KiB" ? 10
+                    : unit == "MiB" ? 20
+                    : unit == "GiB" ? 30
+                                    : -1;
+  int64_t bytes = 0;
+  if (text.empty() || code != std::errc() || value < 0 || shift < 0 ||
+      __builtin_mul_overflow(value, int64_t{1} << shift, &bytes)) {
+    return InvalidArgument("'{}' is not a size such as 1000000, 512MiB or 2GiB", text);
+  }
+  return bytes;
+}
+
 /// Parses `text` as the field's type wants it.
 absl::Status SetField(const FieldDescriptor& field, const std::string& text,
                       v1::ServerConfig* config) {
@@ -111,6 +135,11 @@ absl::Status SetField(const FieldDescriptor& field, const std::string& text,
                                std::numeric_limits<int32_t>::max());
       }
       reflection->SetInt32(config, &field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_INT64: {
+      THRESHER_ASSIGN_OR_RETURN(const int64_t value, ParseSize(text));
+      reflection->SetInt64(config, &field, value);
       return absl::OkStatus();
     }
     case FieldDescriptor::CPPTYPE_BOOL:
@@ -145,6 +174,8 @@ std::string DefaultText(const FieldDescriptor& field) {
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
       return fmt::format("{}", reflection->GetInt32(defaults, &field));
+    case FieldDescriptor::CPPTYPE_INT64:
+      return fmt::format("{}", reflection->GetInt64(defaults, &field));
     case FieldDescriptor::CPPTYPE_BOOL:
       return reflection->GetBool(defaults, &field) ? "true" : "false";
     case FieldDescriptor::CPPTYPE_STRING:

@@ -7,12 +7,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "backend/scheduler/clock.h"
+#include "backend/tensor/mutex.h"
 #include "server/grpc_message.h"
 #include "server/grpc_status.h"
 
@@ -24,6 +27,36 @@ inline absl::Time Deadline(const grpc::CallbackServerContext& context) {
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
   return Clock::Real()->Now() + (absl::FromChrono(deadline) - absl::Now());
 }
+
+/// Work's own way of ending when its caller has gone. Thread-safe.
+class WhenCancelled {
+ public:
+  /// Run when the caller goes away, at once if it has gone.
+  void Set(std::function<void()> cancel) {
+    {
+      MutexLock lock(&mutex_);
+      if (!cancelled_) {
+        cancel_ = std::move(cancel);
+        return;
+      }
+    }
+    cancel();
+  }
+  void Run() {
+    std::function<void()> cancel;
+    {
+      MutexLock lock(&mutex_);
+      cancelled_ = true;
+      cancel = std::move(cancel_);
+    }
+    if (cancel) cancel();
+  }
+
+ private:
+  Mutex mutex_;
+  bool cancelled_ = false;
+  std::function<void()> cancel_;
+};
 
 /// Holds the messages of one call and the flag that its cancellation sets. gRPC owns a reactor from
 /// the handler's return to OnDone, where it deletes itself; Finish must be called exactly once and
@@ -50,7 +83,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     ServerUnaryReactor::Finish(wire);
   }
 
-  void OnCancel() override { cancelled_->store(true); }
+  /// What happens when the caller goes away, to be set once the work has begun. May outlive the
+  /// call, which the work may have answered by then.
+  const std::shared_ptr<WhenCancelled>& when_cancelled() const { return when_cancelled_; }
+
+  void OnCancel() override {
+    cancelled_->store(true);
+    when_cancelled_->Run();
+  }
   void OnDone() override { delete this; }
 
  private:
@@ -60,6 +100,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   Request request_;
   Response response_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  const std::shared_ptr<WhenCancelled> when_cancelled_ = std::make_shared<WhenCancelled>();
 };
 
 }  // namespace thresher

@@ -13,6 +13,7 @@
 #include "server/health_service.h"
 #include "server/inference.h"
 #include "server/open_inference_service.h"
+#include "server/text_generation.h"
 #include "server/thresher_service.h"
 
 namespace thresher {
@@ -49,12 +50,14 @@ class GrpcServer::Impl {
               return repository->Find(name, version);
             },
             scheduler, metrics),
-        thresher_(&inference_),
+        generation_(&inference_),
+        thresher_(&inference_, &generation_),
         health_(std::make_shared<HealthService>(
             std::set<std::string>{v1::Thresher::service_full_name(),
                                   inference::GRPCInferenceService::service_full_name()},
             [repository] { return repository->AllReady(); })),
-        open_inference_(&inference_, repository, [this] { return health_->serving(); }) {
+        open_inference_(&inference_, &generation_, repository,
+                        [this] { return health_->serving(); }) {
     // The repository may outlive this server and have changes under way.
     repository->OnChange([health = std::weak_ptr<HealthService>(health_)] {
       if (const auto alive = health.lock()) alive->Refresh();
@@ -100,6 +103,7 @@ class GrpcServer::Impl {
  private:
   const GrpcServerOptions options_;
   Inference inference_;
+  TextGeneration generation_;
   ThresherService thresher_;
   std::shared_ptr<HealthService> health_;
   OpenInferenceService open_inference_;

@@ -1,8 +1,9 @@
 #include "server/infer_stream.h"
 
-#include <algorithm>
 #include <atomic>
 #include <deque>
+#include <memory>
+#include <set>
 #include <utility>
 
 #include "backend/tensor/status.h"
@@ -14,7 +15,8 @@
 namespace thresher {
 
 /// Lives until gRPC has called OnDone and no request is in flight. gRPC runs no reaction inside
-/// Start* or Finish, so they may be called with the mutex held.
+/// Start* or Finish, and a generator calls nothing with a lock held, so both may be called with the
+/// mutex held.
 class InferStreams::Stream final : public Reactor, public std::enable_shared_from_this<Stream> {
  public:
   Stream(InferStreams* streams, absl::Time deadline) : streams_(streams), deadline_(deadline) {}
@@ -50,8 +52,9 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
   void OnWriteDone(bool ok) override {
     MutexLock lock(&mutex_);
     writing_ = false;
+    const Answer sent = std::move(outbox_.front());
     outbox_.pop_front();
-    --in_flight_;
+    Sent(sent);
     if (!ok) Break();
     WriteMore();
     ReadMore();
@@ -73,24 +76,53 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
   }
 
  private:
+  /// One request, from its arrival to its last answer. Guarded by the stream's mutex.
+  struct Request final : public InferReceiver, public std::enable_shared_from_this<Request> {
+    explicit Request(std::shared_ptr<Stream> its_stream) : stream(std::move(its_stream)) {}
+    bool OnResponse(inference::ModelInferResponse response) override {
+      return stream->Queue(shared_from_this(), std::move(response), /*last=*/false);
+    }
+    void OnEnd(absl::StatusOr<inference::ModelInferResponse> response) override {
+      stream->Queue(shared_from_this(), std::move(response), /*last=*/true);
+    }
+
+    const std::shared_ptr<Stream> stream;
+    inference::ModelInferRequest message;
+    OpenInference::Handle handle;  // Of a text, while it goes on.
+    int unsent = 0;
+    bool paused = false;
+    bool ended = false;
+  };
+
+  struct Answer {
+    grpc::ByteBuffer bytes;
+    std::shared_ptr<Request> request;
+    bool last = false;
+  };
+
   void Infer(const grpc::ByteBuffer& bytes) {
-    auto request = std::make_shared<inference::ModelInferRequest>();
+    const auto request = std::make_shared<Request>(shared_from_this());
     OpenInference::Context context;
     context.arrival = Clock::Real()->Now();
     context.deadline = deadline_;
     context.cancelled = cancelled_;
-    if (absl::Status status = ParseMessage(bytes, request.get()); !status.ok()) {
-      return Answer(*request, status);
+    if (absl::Status status = ParseMessage(bytes, &request->message); !status.ok()) {
+      return request->OnEnd(status);
     }
-    streams_->inference_->Infer(
-        *request, context,
-        [self = shared_from_this(), request](absl::StatusOr<inference::ModelInferResponse> result) {
-          self->Answer(*request, std::move(result));
-        });
+    auto handle = streams_->inference_->Stream(request->message, context, request);
+    if (handle == nullptr) return;
+    MutexLock lock(&mutex_);
+    if (request->ended) return;
+    request->handle = std::move(handle);
+    texts_.insert(request);
+    // What happened while there was no handle.
+    if (broken_) request->handle->Cancel();
+    if (!request->paused) request->handle->Resume();
   }
 
-  void Answer(const inference::ModelInferRequest& request,
-              absl::StatusOr<inference::ModelInferResponse> result) {
+  /// False: the request's answers wait to be sent, as many as may.
+  bool Queue(const std::shared_ptr<Request>& request,
+             absl::StatusOr<inference::ModelInferResponse> result, bool last) {
     inference::ModelStreamInferResponse answer;
     if (result.ok()) {
       *answer.mutable_infer_response() = *std::move(result);
@@ -98,20 +130,28 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
       answer.set_error_message(fmt::format("{}: {}",
                                            absl::StatusCodeToString(result.status().code()),
                                            WireMessage(result.status())));
-      answer.mutable_infer_response()->set_id(request.id());
-      answer.mutable_infer_response()->set_model_name(request.model_name());
+      answer.mutable_infer_response()->set_id(request->message.id());
+      answer.mutable_infer_response()->set_model_name(request->message.model_name());
     }
-    grpc::ByteBuffer bytes;
-    const grpc::Status written = SerializeMessage(answer, &bytes);
+    Answer queued = {{}, request, last};
+    const grpc::Status written = SerializeMessage(answer, &queued.bytes);
     MutexLock lock(&mutex_);
+    if (last) {
+      request->ended = true;
+      request->handle = nullptr;
+      texts_.erase(request);
+    }
+    ++request->unsent;
     if (broken_ || !written.ok()) {
-      --in_flight_;
+      Sent(queued);
     } else {
-      outbox_.push_back(std::move(bytes));
+      outbox_.push_back(std::move(queued));
+      request->paused = request->unsent >= kMaxUnsent;
     }
     WriteMore();
     ReadMore();
     FinishIfDone();
+    return !request->paused;
   }
 
   // All below with the mutex held.
@@ -125,7 +165,17 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
   void WriteMore() {
     if (writing_ || outbox_.empty()) return;
     writing_ = true;
-    StartWrite(&outbox_.front());
+    StartWrite(&outbox_.front().bytes);
+  }
+
+  /// The answer has gone, or was dropped.
+  void Sent(const Answer& answer) {
+    Request& request = *answer.request;
+    --request.unsent;
+    if (answer.last) --in_flight_;
+    if (!request.paused || request.unsent > 0) return;
+    request.paused = false;
+    if (request.handle != nullptr) request.handle->Resume();
   }
 
   /// The caller is gone: drops what waits to be computed or to be sent.
@@ -133,9 +183,13 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
     if (broken_) return;
     broken_ = true;
     cancelled_->store(true);
+    for (const auto& request : texts_) request->handle->Cancel();
     const size_t keep = writing_ ? 1 : 0;  // gRPC still reads the one that is being written.
-    in_flight_ -= static_cast<int>(outbox_.size() - std::min(keep, outbox_.size()));
-    outbox_.resize(std::min(keep, outbox_.size()));
+    while (outbox_.size() > keep) {
+      const Answer dropped = std::move(outbox_.back());
+      outbox_.pop_back();
+      Sent(dropped);
+    }
   }
 
   void FinishIfDone() {
@@ -162,9 +216,10 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
   bool ending_ = false;  // We read no more.
   bool broken_ = false;  // The caller is gone.
   bool finished_ = false;
-  int in_flight_ = 0;  // Read, but not yet sent or dropped.
+  int in_flight_ = 0;  // Requests that were read, whose last answer is not yet sent or dropped.
   grpc::ByteBuffer inbox_;
-  std::deque<grpc::ByteBuffer> outbox_;  // The first is being written.
+  std::deque<Answer> outbox_;                 // The first is being written.
+  std::set<std::shared_ptr<Request>> texts_;  // Those with a handle.
 };
 
 InferStreams::Reactor* InferStreams::Open(grpc::CallbackServerContext* context) {

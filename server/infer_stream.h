@@ -5,6 +5,9 @@
 // read further, and gRPC's own flow control holds the caller back. A request that fails is answered
 // with `error_message` ("CODE: what") beside its id; the stream goes on. The caller's half-close
 // ends the stream after the last answer.
+//
+// A decoder answers one request many times. At kMaxUnsent answers that wait to be sent its text is
+// paused until they have gone, so that a slow reader holds back only itself.
 #ifndef THRESHER_SERVER_INFER_STREAM_H_
 #define THRESHER_SERVER_INFER_STREAM_H_
 
@@ -24,6 +27,7 @@ class InferStreams {
   using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
   static constexpr int kMaxInFlight = 32;
+  static constexpr int kMaxUnsent = 64;
 
   /// `inference` must outlive this object; all streams must have ended before it dies.
   explicit InferStreams(OpenInference* inference) : inference_(inference) {}

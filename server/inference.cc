@@ -11,7 +11,7 @@ namespace {
 
 absl::Time Now() { return Clock::Real()->Now(); }
 
-/// The head that a method needs; kNone: any model will do.
+/// The head that a method needs; kNone: any model will do, but kEmbed wants an encoder.
 Task TaskOf(Method method) {
   switch (method) {
     case Method::kClassify:
@@ -20,6 +20,9 @@ Task TaskOf(Method method) {
       return Task::kTokenClassification;
     case Method::kAnswer:
       return Task::kQuestionAnswering;
+    case Method::kGenerate:
+    case Method::kScore:
+      return Task::kGeneration;
     case Method::kEmbed:
     case Method::kTokenize:
     case Method::kModelInfer:
@@ -119,21 +122,6 @@ Sequence ToSequence(const InferenceRequest& request, const Encoding& encoding) {
   return sequence;
 }
 
-/// The status of a call of which every input has ended.
-absl::Status WholeCallStatus(const std::vector<InferenceResult>& results, bool all_or_none) {
-  if (all_or_none) {
-    for (const InferenceResult& result : results) THRESHER_RETURN_IF_ERROR(result.status);
-    return absl::OkStatus();
-  }
-  const absl::Status& first = results.front().status;
-  if (first.ok() || results.size() == 1) return first;
-  if (absl::IsInvalidArgument(first)) return absl::OkStatus();
-  const bool same = std::all_of(results.begin(), results.end(), [&](const InferenceResult& result) {
-    return result.status.code() == first.code();
-  });
-  return same ? first : absl::OkStatus();
-}
-
 }  // namespace
 
 std::string_view TaskName(Task task) {
@@ -146,8 +134,24 @@ std::string_view TaskName(Task task) {
       return "token classification";
     case Task::kQuestionAnswering:
       return "question answering";
+    case Task::kGeneration:
+      return "text generation";
   }
   return "embedding";
+}
+
+absl::Status WholeCallStatus(std::span<const absl::Status> inputs, bool all_or_none) {
+  if (all_or_none) {
+    for (const absl::Status& status : inputs) THRESHER_RETURN_IF_ERROR(status);
+    return absl::OkStatus();
+  }
+  const absl::Status& first = inputs.front();
+  if (first.ok() || inputs.size() == 1) return first;
+  if (absl::IsInvalidArgument(first)) return absl::OkStatus();
+  const bool same = std::all_of(inputs.begin(), inputs.end(), [&](const absl::Status& status) {
+    return status.code() == first.code();
+  });
+  return same ? first : absl::OkStatus();
 }
 
 /// A call between Run and its answer. Shared by its jobs; the last to end answers.
@@ -300,7 +304,9 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   void Answer() {
     RequestTimes& times = answer_.times;
     std::vector<BatchShare> shares;
+    std::vector<absl::Status> ends;
     for (InferenceResult& result : answer_.results) {
+      ends.push_back(result.status);
       Count(result.status, result.times);
       if (computes() && result.status.ok()) Account(&result.output.report);
       shares.push_back({result.batch_sequences, result.times.compute});
@@ -310,7 +316,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       }
     }
     times.total = Now() - request_.arrival;
-    const absl::Status status = WholeCallStatus(answer_.results, request_.all_or_none);
+    const absl::Status status = WholeCallStatus(ends, request_.all_or_none);
     if (!status.ok()) {
       CountFailure(times.total);
       return done_(status);
@@ -389,7 +395,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Inference::Admit(Method metho
     }
     const ModelInfo& info = (*model)->model->info;
     const Task task = TaskOf(method);
-    if (task != Task::kNone && task != info.task) {
+    const bool wrong = task != Task::kNone
+                           ? task != info.task
+                           : method == Method::kEmbed && info.task == Task::kGeneration;
+    if (wrong) {
       return Unimplemented("{} needs a model for {}; '{}' ({}) is one for {}", Name(method),
                            TaskName(task), label, info.architecture, TaskName(info.task));
     }

@@ -86,6 +86,9 @@ using InferenceDone = std::function<void(absl::StatusOr<InferenceAnswer>)>;
 /// What a model without a head is for is "embedding".
 std::string_view TaskName(Task task);
 
+/// The status of a call of which every input has ended, so or so.
+absl::Status WholeCallStatus(std::span<const absl::Status> inputs, bool all_or_none);
+
 /// Thread-safe.
 class Inference {
  public:
@@ -119,8 +122,12 @@ class Inference {
   void RefuseNewWork() { draining_.store(true); }
   bool draining() const { return draining_.load(); }
 
+  /// Runs it on one of the answering threads, soon.
+  void RunLater(std::function<void()> work) { answer_threads_.Run(std::move(work)); }
+
   int max_inputs() const { return options_.max_inputs; }
-  const InferenceStatistics& statistics() const { return statistics_; }
+  Metrics& metrics() const { return *metrics_; }
+  InferenceStatistics& statistics() { return statistics_; }
 
  private:
   class Call;

@@ -14,11 +14,14 @@
 
 #include "backend/build_info/build_info.h"
 #include "backend/device/cpu_resources.h"
+#include "backend/device/memory_resources.h"
+#include "backend/engine/kv_cache.h"
 #include "backend/scheduler/scheduler.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
 #include "server/config.h"
 #include "server/flags.h"
+#include "server/generation_metrics.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
 #include "server/libraries.h"
@@ -49,8 +52,17 @@ SchedulerOptions MakeSchedulerOptions(const v1::ServerConfig& config) {
   return options;
 }
 
-absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& config,
-                                                        int threads) {
+/// A quarter of the memory there is, where the configuration says nothing.
+size_t KvCacheBytes(const v1::ServerConfig& config) {
+  if (config.has_kv_cache_bytes()) return static_cast<size_t>(config.kv_cache_bytes());
+  constexpr int64_t kUnknown = int64_t{1} << 30;
+  const int64_t usable = DetectMemoryResources().usable();
+  return static_cast<size_t>((usable > 0 ? usable : kUnknown) / 4);
+}
+
+/// The scheduler and the metrics must outlive the repository.
+absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& config, int threads,
+                                                        Scheduler* scheduler, Metrics* metrics) {
   RepositoryOptions options;
   options.device = config.device();
   options.device_options.threads = threads;
@@ -58,6 +70,13 @@ absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& 
     THRESHER_ASSIGN_OR_RETURN(options.precision, ParsePrecision(config.precision()));
   }
   options.root = config.model_repository();
+  options.scheduler = scheduler;
+  options.generator.max_step_tokens = config.max_batch_tokens();
+  options.generator.prefill_chunk = config.prefill_chunk();
+  options.generator.max_running = config.max_batch_sequences();
+  options.generator.max_waiting = config.max_queue();
+  options.kv_pool = std::make_shared<KvPool>(KvCacheBytes(config));
+  options.observer = [metrics](const std::string& model) { return &metrics->TextsOf(model); };
   return options;
 }
 
@@ -126,13 +145,12 @@ int Serve(const v1::ServerConfig& config) {
   const int threads = config.threads() > 0 ? config.threads() : cpus.usable();
   spdlog::info("thresherd {} ({}): {} compute threads", GetBuildInfo().version,
                GetBuildInfo().commit, threads);
-  const auto repository_options = MakeRepositoryOptions(config, threads);
-  if (!repository_options.ok()) return Fail(repository_options.status());
-
   // Each part outlives those below it.
   Metrics metrics({.attention_every = config.metrics_attention_every(),
                    .per_layer = config.metrics_per_layer()});
   Scheduler scheduler(MakeSchedulerOptions(config), &metrics);
+  const auto repository_options = MakeRepositoryOptions(config, threads, &scheduler, &metrics);
+  if (!repository_options.ok()) return Fail(repository_options.status());
   ModelRepository repository(*repository_options, {config.models().begin(), config.models().end()});
   metrics.SetThreads(threads, cpus.quota.value_or(0));
   metrics.Watch(&scheduler, &repository);

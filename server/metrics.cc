@@ -12,6 +12,7 @@
 
 #include "backend/build_info/build_info.h"
 #include "backend/tensor/mutex.h"
+#include "server/generation_metrics.h"
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
 #include "server/pruning_metrics.h"
@@ -25,7 +26,8 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 constexpr std::array kMethods = {Method::kClassify, Method::kEmbed,    Method::kTokenClassify,
-                                 Method::kAnswer,   Method::kTokenize, Method::kModelInfer};
+                                 Method::kAnswer,   Method::kTokenize, Method::kModelInfer,
+                                 Method::kGenerate, Method::kScore};
 
 /// The closed set of values of the label `outcome`.
 constexpr std::array<std::string_view, 9> kOutcomes = {"ok",
@@ -83,6 +85,11 @@ bool Answers(Task task, Method method) {
       return task == Task::kTokenClassification;
     case Method::kAnswer:
       return task == Task::kQuestionAnswering;
+    case Method::kEmbed:
+      return task != Task::kGeneration;
+    case Method::kGenerate:
+    case Method::kScore:
+      return task == Task::kGeneration;
     default:
       return true;
   }
@@ -128,15 +135,21 @@ std::string_view Name(Method method) {
       return "Tokenize";
     case Method::kModelInfer:
       return "ModelInfer";
+    case Method::kGenerate:
+      return "Generate";
+    case Method::kScore:
+      return "Score";
   }
   return "unknown";
 }
 
 class Metrics::Impl {
  public:
-  explicit Impl(const MetricsOptions& options) : pruning_(options, registry_) {}
+  explicit Impl(const MetricsOptions& options)
+      : pruning_(options, registry_), generation_(registry_, kSeconds) {}
 
   PruningMetrics& pruning() { return pruning_; }
+  GenerationMetrics& generation() { return generation_; }
 
   void OnRequest(std::string_view model, Method method, const absl::Status& status,
                  const RequestTimes& times) {
@@ -239,6 +252,7 @@ class Metrics::Impl {
     if (repository_ == nullptr) return nullptr;
     std::erase_if(engines_, [](const auto& item) { return item.second.engine.expired(); });
     for (const auto& served : repository_->Ready()) {
+      if (served->engine == nullptr) continue;
       engines_[served->engine.get()] = {served->engine, &UseBatch(served->name)};
     }
     const auto learned = engines_.find(&engine);
@@ -281,7 +295,14 @@ class Metrics::Impl {
           absl::ToDoubleSeconds(snapshot.oldest_age));
       add("thresher_running_sequences", "Sequences in the batch that runs.", snapshot.running);
     }
-    if (repository != nullptr) CollectModels(*repository, &families);
+    if (repository != nullptr) {
+      CollectModels(*repository, &families);
+      if (const KvPool* pool = repository->kv_pool()) {
+        for (MetricFamily& family : KvPoolMetrics(pool->snapshot())) {
+          families.push_back(std::move(family));
+        }
+      }
+    }
     return families;
   }
 
@@ -297,19 +318,35 @@ class Metrics::Impl {
     }
     MetricFamily bytes{
         "thresher_model_packed_bytes", "Memory of the packed weights.", MetricType::Gauge, {}};
+    MetricFamily running{
+        "thresher_running_texts", "Texts that are being read or generated.", MetricType::Gauge, {}};
+    MetricFamily waiting{"thresher_waiting_texts",
+                         "Texts that wait for their turn or for memory.",
+                         MetricType::Gauge,
+                         {}};
     for (const auto& served : repository.Ready()) {
       const ModelInfo& info = served->model->info;
       bytes.metric.push_back(Sample({{"model", served->name}, {"version", served->version}},
                                     static_cast<double>(info.packed_bytes)));
+      if (served->generator != nullptr) {
+        const Generator::Snapshot texts = served->generator->snapshot();
+        const auto add = [&](int32_t count, MetricFamily* family) {
+          family->metric.push_back(
+              Sample({{"model", served->name}, {"version", served->version}}, count));
+        };
+        add(texts.running, &running);
+        add(texts.waiting, &waiting);
+        generation_.Of(served->name);
+      }
       // Series begin at 0 with the model's first scrape, so that rates see its first request.
       pruning_.Begin(served->name);
       MutexLock lock(&mutex_);
-      UseBatch(served->name);
+      if (served->engine != nullptr) UseBatch(served->name);
       for (const Method method : kMethods) {
         if (Answers(info.task, method)) UseRequest(served->name, method, /*outcome=*/0);
       }
     }
-    for (MetricFamily* family : {&ready, &bytes}) {
+    for (MetricFamily* family : {&ready, &bytes, &running, &waiting}) {
       if (!family->metric.empty()) families->push_back(std::move(*family));
     }
   }
@@ -341,6 +378,7 @@ class Metrics::Impl {
           .Register(registry_);
 
   PruningMetrics pruning_;
+  GenerationMetrics generation_;
 
   Mutex mutex_;  // Held for a lookup; observing happens outside.
   std::map<std::string, ModelSeries, std::less<>> models_;
@@ -369,6 +407,7 @@ void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, i
                       absl::Duration compute) {
   impl_->OnBatch(engine, sequences, tokens, compute);
 }
+TextSeries& Metrics::TextsOf(std::string_view model) { return impl_->generation().Of(model); }
 void Metrics::Watch(const Scheduler* scheduler, const ModelRepository* repository) {
   impl_->Watch(scheduler, repository);
 }

@@ -21,7 +21,18 @@ namespace thresher {
 
 class ModelRepository;
 
-enum class Method { kClassify, kEmbed, kTokenClassify, kAnswer, kTokenize, kModelInfer };
+class TextSeries;
+
+enum class Method {
+  kClassify,
+  kEmbed,
+  kTokenClassify,
+  kAnswer,
+  kTokenize,
+  kModelInfer,
+  kGenerate,
+  kScore
+};
 std::string_view Name(Method method);
 
 /// Times of one sequence that was answered, or what is known of one that was not.
@@ -53,9 +64,12 @@ class Metrics final : public SchedulerObserver {
   void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
   void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                absl::Duration compute) override;
+  /// The series of a decoder's texts (generation_metrics.h).
+  TextSeries& TextsOf(std::string_view model);
 
-  /// Gauges that are read when scraped: queue depth and age, loaded models and their memory. Both
-  /// must outlive this object or the next call of Watch; null takes one away.
+  /// Gauges that are read when scraped: queue depth and age, loaded models and their memory, texts
+  /// and their caches. Both must outlive this object or the next call of Watch; null takes one
+  /// away.
   void Watch(const Scheduler* scheduler, const ModelRepository* repository);
   /// `cpu_quota` in cores; 0: there is none, and the series is left out.
   void SetThreads(int threads, double cpu_quota);

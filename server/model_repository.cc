@@ -161,6 +161,8 @@ class ModelRepository::Impl {
 
   void CancelLoads() { cancelled_ = true; }
 
+  const KvPool* kv_pool() const { return options_.kv_pool.get(); }
+
   std::vector<ModelIndexEntry> Index() const {
     std::vector<ModelIndexEntry> index;
     MutexLock lock(&mutex_);
@@ -392,6 +394,7 @@ class ModelRepository::Impl {
     }
     if (config.has_normalize()) load.normalize = config.normalize();
     load.max_tokens = config.max_tokens();
+    load.kv_pool = options_.kv_pool;
     THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model,
                               LoadModel(directory, device, load));
     THRESHER_RETURN_IF_ERROR(options_.warm_up(*model));
@@ -400,9 +403,20 @@ class ModelRepository::Impl {
     served->name = config.name();
     served->version = std::to_string(number);
     served->config = config;
-    served->engine = std::shared_ptr<Engine>(model, model->engine.get());
-    served->model = std::move(model);
+    served->model = model;
     served->directory = directory;
+    if (model->decoder != nullptr) {
+      if (options_.scheduler == nullptr) {
+        return FailedPrecondition("{}: {} generates text, which nothing here does", directory,
+                                  model->info.architecture);
+      }
+      served->generator = std::make_unique<Generator>(
+          model->decoder, options_.generator, options_.scheduler,
+          options_.observer ? options_.observer(config.name()) : nullptr);
+      served->quality = NotFound("what is measured of a decoder is its perplexity");
+      return served;
+    }
+    served->engine = std::shared_ptr<Engine>(model, model->engine.get());
     served->quality =
         QualityProfile::Load(directory, *served->engine, served->model->info.precision);
     const absl::Status& quality = served->quality.status();
@@ -458,6 +472,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ModelRepository::Find(
 absl::Status ModelRepository::Load(const std::string& name) { return impl_->Load(name); }
 absl::Status ModelRepository::Unload(const std::string& name) { return impl_->Unload(name); }
 void ModelRepository::CancelLoads() { impl_->CancelLoads(); }
+const KvPool* ModelRepository::kv_pool() const { return impl_->kv_pool(); }
 std::vector<ModelIndexEntry> ModelRepository::Index() const { return impl_->Index(); }
 bool ModelRepository::AllReady() const { return impl_->AllReady(); }
 std::vector<std::shared_ptr<const ServedModel>> ModelRepository::Ready() const {

@@ -20,20 +20,25 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "backend/engine/kv_cache.h"
 #include "backend/engine/loaded_model.h"
 #include "backend/evaluation/profile.h"
+#include "backend/scheduler/generation.h"
 #include "thresher/v1/config.pb.h"
 
 namespace thresher {
 
-/// One version that can serve. Hold the pointer for as long as a request needs it.
+/// One version that can serve. Hold the pointer for as long as a request needs it. A decoder's must
+/// not be let go of in a call of a GenerationSink.
 struct ServedModel {
   std::string name;
   std::string version;
   v1::ModelConfig config;
   std::shared_ptr<LoadedModel> model;
-  /// Aliases `model->engine`; what a scheduler Job holds.
+  // Exactly one is set: an encoder's engine (aliases `model->engine`; what a scheduler Job holds),
+  // or what a decoder's texts are given to.
   std::shared_ptr<Engine> engine;
+  std::unique_ptr<Generator> generator;
   std::string directory;  // The checkpoint's.
   /// What `max_quality_loss` is served by; else why nothing can be. A profile that is missing,
   /// broken or another model's leaves the model serving.
@@ -59,6 +64,13 @@ struct RepositoryOptions {
   std::string root;
   /// Run once on each new version before it is ready; by default a warm-up of a few lengths.
   std::function<absl::Status(LoadedModel&)> warm_up;
+  /// Of decoders, which without a scheduler can't be loaded. It must outlive the repository and
+  /// whatever holds its models. Without a pool each model has memory of its own.
+  Scheduler* scheduler = nullptr;
+  GeneratorOptions generator;
+  std::shared_ptr<KvPool> kv_pool;
+  /// Hears of the steps of a model's texts; null: nobody does.
+  std::function<GenerationObserver*(const std::string& model)> observer;
 };
 
 class ModelRepository {
@@ -88,6 +100,9 @@ class ModelRepository {
   /// For a server that stops: loads that run end before their next version, later ones at once, all
   /// with CANCELLED. What serves is left alone.
   void CancelLoads();
+
+  /// Where decoders' caches are; null if each has its own.
+  const KvPool* kv_pool() const;
 
   std::vector<ModelIndexEntry> Index() const;
   /// True when every configured model has at least one version ready.

@@ -12,6 +12,7 @@
 #include "backend/sparsity/report.h"
 #include "backend/sparsity/report_json.h"
 #include "backend/tensor/status.h"
+#include "server/open_inference_report.h"
 #include "server/open_inference_tensors.h"
 #include "server/postprocess.h"
 
@@ -21,7 +22,7 @@ namespace {
 using inference::ModelInferRequest;
 using inference::ModelInferResponse;
 
-/// A tensor of a model as the outside sees it; the first size is the batch's.
+/// A tensor of a model as the outside sees it; the first size is the batch's, but of a decoder's.
 struct TensorSpec {
   std::string_view name;
   std::string_view datatype;
@@ -29,7 +30,10 @@ struct TensorSpec {
   bool optional = false;
 };
 
-std::vector<TensorSpec> Inputs() {
+std::vector<TensorSpec> InputsOf(const ModelInfo& info) {
+  if (info.task == Task::kGeneration) {
+    return {{"text", "BYTES", {1}}, {"input_ids", "INT64", {1, -1}, true}};
+  }
   return {{"text", "BYTES", {-1}},
           {"text_pair", "BYTES", {-1}, true},
           {"input_ids", "INT64", {-1, -1}, true},
@@ -52,6 +56,8 @@ std::vector<TensorSpec> OutputsOf(const ModelInfo& info) {
       return {logits, scores, label, offsets, token_ids, token_spans};
     case Task::kQuestionAnswering:
       return {{"logits", "FP32", {-1, 2}}, offsets, token_ids, token_spans};
+    case Task::kGeneration:
+      return {{"text", "BYTES", {1}}, token_ids, {"logprobs", "FP32", {-1}, true}};
     case Task::kNone:
       break;
   }
@@ -155,29 +161,13 @@ OutputTensor MakeOutput(const std::string& name, const ModelInfo& info,
 }
 
 /// What was computed, summed over the rows.
-void FillWork(const InferenceAnswer& answer,
-              google::protobuf::Map<std::string, inference::InferParameter>* facts) {
+void FillRowsWork(const InferenceAnswer& answer, InferFacts* facts) {
   v1::PruningReport::Work total;
   for (const InferenceResult& result : answer.results) {
     AddWork(result.output.report.total(), &total);
   }
   (*facts)["policy"].set_string_param(answer.results.front().output.report.policy());
-  const auto add = [facts](const std::string& name, const v1::PruningReport::Amount& amount) {
-    (*facts)[name + "_dense"].set_int64_param(amount.dense());
-    (*facts)[name + "_done"].set_int64_param(amount.done());
-  };
-  for (const KindOfWork& kind : kKindsOfWork) {
-    const std::string name(kind.name);
-    const v1::PruningReport::Amount& amount = (total.*kind.amount)();
-    (*facts)["keep_" + name].set_double_param(KeepRatio(amount));
-    add(name, amount);
-  }
-  add("bytes", total.bytes());
-  (*facts)["softmax_rows"].set_int64_param(total.softmax_rows());
-  (*facts)["refetched_rows"].set_int64_param(total.refetched_rows());
-  (*facts)["refetch_share"].set_double_param(RefetchShare(total));
-  (*facts)["predicted_rows"].set_int64_param(total.predicted_rows());
-  (*facts)["predicted_scores"].set_int64_param(total.predicted_scores());
+  FillWork(total, facts);
 }
 
 /// Each row's whole report as JSON, a list.
@@ -202,7 +192,7 @@ void FillFacts(const InferenceAnswer& answer, ModelInferResponse* response) {
   const auto seconds = [&](const char* name, absl::Duration duration) {
     facts[name].set_double_param(absl::ToDoubleSeconds(duration));
   };
-  FillWork(answer, &facts);
+  FillRowsWork(answer, &facts);
   seconds("queue_seconds", answer.times.queue);
   seconds("tokenize_seconds", answer.times.tokenize);
   seconds("compute_seconds", answer.times.compute);
@@ -235,16 +225,61 @@ ModelInferResponse MakeResponse(const ModelInferRequest& request,
 
 }  // namespace
 
-void OpenInference::Infer(const ModelInferRequest& request, const Context& context,
-                          InferDone done) {
+OpenInference::Handle OpenInference::Infer(const ModelInferRequest& request, const Context& context,
+                                           InferDone done) {
+  class Whole final : public InferReceiver {
+   public:
+    explicit Whole(InferDone done) : done_(std::move(done)) {}
+    bool OnResponse(ModelInferResponse) override { return true; }  // There is but the last.
+    void OnEnd(absl::StatusOr<ModelInferResponse> last) override { done_(std::move(last)); }
+
+   private:
+    const InferDone done_;
+  };
+  return Start(request, context, /*streams=*/false, std::make_shared<Whole>(std::move(done)));
+}
+
+OpenInference::Handle OpenInference::Stream(const ModelInferRequest& request,
+                                            const Context& context,
+                                            std::shared_ptr<InferReceiver> receiver) {
+  return Start(request, context, /*streams=*/true, std::move(receiver));
+}
+
+OpenInference::Handle OpenInference::Start(const ModelInferRequest& request, const Context& context,
+                                           bool streams, std::shared_ptr<InferReceiver> receiver) {
   // The rows that the first input claims; the tensors are read when the model is known.
   const bool sized = request.inputs_size() > 0 && request.inputs(0).shape_size() > 0;
   const int64_t claimed = sized ? request.inputs(0).shape(0) : 1;
   const auto count = static_cast<size_t>(std::max<int64_t>(claimed, 1));
   auto model =
       inference_->Admit(Method::kModelInfer, request.model_name(), request.model_version(), count);
-  if (!model.ok()) return done(model.status());
+  if (!model.ok()) {
+    receiver->OnEnd(model.status());
+    return nullptr;
+  }
+  if ((*model)->generator == nullptr) {
+    InferRowsOf(request, context, *model, count, std::move(receiver));
+    return nullptr;
+  }
+  const auto text = ParseInferText(request);
+  if (!text.ok()) {
+    receiver->OnEnd(inference_->Refuse(Method::kModelInfer, (*model)->name, count, text.status()));
+    return nullptr;
+  }
+  const absl::Time deadline = std::min(context.deadline, context.arrival + text->timeout);
+  auto handle =
+      generation_->Generate(Method::kModelInfer, *model, text->request, {context.arrival, deadline},
+                            MakeTextResponses(request, **model, *text, streams, receiver));
+  if (!handle.ok()) {
+    receiver->OnEnd(handle.status());
+    return nullptr;
+  }
+  return *std::move(handle);
+}
 
+void OpenInference::InferRowsOf(const ModelInferRequest& request, const Context& context,
+                                const std::shared_ptr<const ServedModel>& model, size_t count,
+                                std::shared_ptr<InferReceiver> receiver) {
   // What the work's views point to lives as long as the work.
   struct Parts {
     InferRows rows;
@@ -254,17 +289,17 @@ void OpenInference::Infer(const ModelInferRequest& request, const Context& conte
   const auto parts = std::make_shared<Parts>();
   const absl::Status status = [&] {
     THRESHER_ASSIGN_OR_RETURN(parts->options, ParseInferOptions(request.parameters()));
-    THRESHER_ASSIGN_OR_RETURN(parts->outputs, ChooseOutputs(request, (*model)->model->info));
+    THRESHER_ASSIGN_OR_RETURN(parts->outputs, ChooseOutputs(request, model->model->info));
     THRESHER_ASSIGN_OR_RETURN(parts->rows, ParseInferRows(request, inference_->max_inputs()));
     return absl::OkStatus();
   }();
   if (!status.ok()) {
-    return done(inference_->Refuse(Method::kModelInfer, (*model)->name, count, status));
+    return receiver->OnEnd(inference_->Refuse(Method::kModelInfer, model->name, count, status));
   }
 
   InferenceRequest work;
   work.method = Method::kModelInfer;
-  work.model = *model;
+  work.model = model;
   work.noun = "row";
   work.all_or_none = true;
   work.truncate = parts->options.truncate;
@@ -284,10 +319,10 @@ void OpenInference::Infer(const ModelInferRequest& request, const Context& conte
     if (!rows.ids.empty()) input.ids = rows.ids[i];
     if (!rows.type_ids.empty()) input.type_ids = rows.type_ids[i];
   }
-  inference_->Run(std::move(work), [&request, parts, done = std::move(done)](
+  inference_->Run(std::move(work), [&request, parts, receiver = std::move(receiver)](
                                        absl::StatusOr<InferenceAnswer> answer) {
-    if (!answer.ok()) return done(answer.status());
-    done(MakeResponse(request, parts->outputs, parts->options.explain, *answer));
+    if (!answer.ok()) return receiver->OnEnd(answer.status());
+    receiver->OnEnd(MakeResponse(request, parts->outputs, parts->options.explain, *answer));
   });
 }
 
@@ -326,7 +361,7 @@ absl::StatusOr<inference::ModelMetadataResponse> OpenInference::ModelMetadata(
     tensor->set_datatype(std::string(spec.datatype));
     tensor->mutable_shape()->Add(spec.shape.begin(), spec.shape.end());
   };
-  for (const TensorSpec& spec : Inputs()) add(spec, response.add_inputs());
+  for (const TensorSpec& spec : InputsOf(info)) add(spec, response.add_inputs());
   for (const TensorSpec& spec : OutputsOf(info)) add(spec, response.add_outputs());
   auto& properties = *response.mutable_properties();
   properties["version"] = model->version;
@@ -340,8 +375,14 @@ absl::StatusOr<inference::ModelMetadataResponse> OpenInference::ModelMetadata(
   properties["vocab_size"] = std::to_string(info.vocab_size);
   properties["parameters"] = std::to_string(info.parameters);
   properties["packed_bytes"] = std::to_string(info.packed_bytes);
-  properties["pooling"] = info.pooling == Pooling::kCls ? "cls" : "mean";
-  properties["normalize"] = info.normalize ? "true" : "false";
+  if (info.task == Task::kGeneration) {
+    properties["kv_heads"] = std::to_string(info.kv_heads);
+    if (info.bos) properties["bos_token_id"] = std::to_string(*info.bos);
+    properties["eos_token_ids"] = fmt::format("{}", fmt::join(info.eos, ","));
+  } else {
+    properties["pooling"] = info.pooling == Pooling::kCls ? "cls" : "mean";
+    properties["normalize"] = info.normalize ? "true" : "false";
+  }
   if (model->quality.ok()) properties["max_quality_loss"] = BoundsText(*model->quality);
   if (!info.labels.empty()) properties["labels"] = fmt::format("{}", fmt::join(info.labels, ","));
   return response;
@@ -356,7 +397,9 @@ absl::StatusOr<inference::ModelConfigResponse> OpenInference::ModelConfig(
   config->set_name(model->name);
   config->set_platform("thresher");
   config->set_backend("thresher");
-  config->set_max_batch_size(inference_->max_inputs());
+  // A decoder takes one prompt in a request, and answers with any number of responses.
+  const bool decoder = info.task == Task::kGeneration;
+  config->set_max_batch_size(decoder ? 0 : inference_->max_inputs());
   const v1::VersionPolicy& versions = model->config.versions();
   if (versions.has_all()) {
     config->mutable_version_policy()->mutable_all();
@@ -367,12 +410,13 @@ absl::StatusOr<inference::ModelConfigResponse> OpenInference::ModelConfig(
     config->mutable_version_policy()->mutable_latest()->set_num_versions(
         static_cast<uint32_t>(std::max(versions.latest().count(), 1)));
   }
-  const auto add = [](const TensorSpec& spec, auto* tensor) {
+  const auto add = [decoder](const TensorSpec& spec, auto* tensor) {
     tensor->set_name(std::string(spec.name));
     tensor->set_data_type(ToDataType(spec.datatype));
-    tensor->mutable_dims()->Add(spec.shape.begin() + 1, spec.shape.end());
+    // Without the batch's size, where there is one.
+    tensor->mutable_dims()->Add(spec.shape.begin() + (decoder ? 0 : 1), spec.shape.end());
   };
-  for (const TensorSpec& spec : Inputs()) {
+  for (const TensorSpec& spec : InputsOf(info)) {
     inference::ModelInput* input = config->add_input();
     add(spec, input);
     input->set_optional(spec.optional);
@@ -381,12 +425,12 @@ absl::StatusOr<inference::ModelConfigResponse> OpenInference::ModelConfig(
   inference::ModelInstanceGroup* group = config->add_instance_group();
   group->set_count(1);
   group->set_kind(inference::ModelInstanceGroup::KIND_CPU);
-  config->mutable_dynamic_batching();  // Batches are made here; clients need not.
+  if (!decoder) config->mutable_dynamic_batching();  // Batches are made here; clients need not.
   auto& parameters = *config->mutable_parameters();
   parameters["architecture"].set_string_value(info.architecture);
   parameters["precision"].set_string_value(std::string(Name(info.precision)));
   parameters["max_tokens"].set_string_value(std::to_string(info.max_tokens));
-  config->mutable_model_transaction_policy()->set_decoupled(false);
+  config->mutable_model_transaction_policy()->set_decoupled(decoder);
   return response;
 }
 

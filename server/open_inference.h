@@ -14,6 +14,7 @@
 //                            "token_spans" INT32 [t, 3]: which text (0, 1; -1: none), its bytes
 //                            [begin, end)
 // Token tasks are ragged like everything here, also where all rows happen to be equally long.
+// Decoders are another matter: open_inference_texts.h.
 #ifndef THRESHER_SERVER_OPEN_INFERENCE_H_
 #define THRESHER_SERVER_OPEN_INFERENCE_H_
 
@@ -28,6 +29,7 @@
 #include "inference/open_inference_grpc.pb.h"
 #include "server/inference.h"
 #include "server/model_repository.h"
+#include "server/open_inference_texts.h"
 
 namespace thresher {
 
@@ -36,9 +38,12 @@ class OpenInference {
  public:
   using InferDone = std::function<void(absl::StatusOr<inference::ModelInferResponse>)>;
 
-  /// Both must outlive this object.
-  OpenInference(Inference* inference, const ModelRepository* repository)
-      : inference_(inference), repository_(repository) {}
+  /// What pauses or ends a text early; null where nothing can: then Context::cancelled does.
+  using Handle = TextGeneration::Handle;
+
+  /// All must outlive this object.
+  OpenInference(Inference* inference, TextGeneration* generation, const ModelRepository* repository)
+      : inference_(inference), generation_(generation), repository_(repository) {}
 
   /// What a caller's transport knows of a request.
   struct Context {
@@ -48,7 +53,11 @@ class OpenInference {
   };
 
   /// Calls `done` once, as Inference does; the request must live until then. One bad row fails it.
-  void Infer(const inference::ModelInferRequest& request, const Context& context, InferDone done);
+  /// A decoder's text comes at once.
+  Handle Infer(const inference::ModelInferRequest& request, const Context& context, InferDone done);
+  /// The same, with a decoder's text in pieces as it is made.
+  Handle Stream(const inference::ModelInferRequest& request, const Context& context,
+                std::shared_ptr<InferReceiver> receiver);
 
   inference::ServerMetadataResponse ServerMetadata() const;
   absl::StatusOr<inference::ModelReadyResponse> ModelReady(
@@ -63,7 +72,15 @@ class OpenInference {
       const inference::RepositoryIndexRequest& request) const;
 
  private:
+  Handle Start(const inference::ModelInferRequest& request, const Context& context, bool streams,
+               std::shared_ptr<InferReceiver> receiver);
+  /// On an encoder.
+  void InferRowsOf(const inference::ModelInferRequest& request, const Context& context,
+                   const std::shared_ptr<const ServedModel>& model, size_t count,
+                   std::shared_ptr<InferReceiver> receiver);
+
   Inference* const inference_;
+  TextGeneration* const generation_;
   const ModelRepository* const repository_;
 };
 

@@ -27,12 +27,12 @@ grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context, const grpc
 
 }  // namespace
 
-OpenInferenceService::OpenInferenceService(Inference* inference, ModelRepository* repository,
-                                           std::function<bool()> ready)
+OpenInferenceService::OpenInferenceService(Inference* inference, TextGeneration* generation,
+                                           ModelRepository* repository, std::function<bool()> ready)
     : inference_(inference),
       repository_(repository),
       ready_(std::move(ready)),
-      open_inference_(inference, repository),
+      open_inference_(inference, generation, repository),
       streams_(&open_inference_),
       repository_thread_(1) {}
 
@@ -98,12 +98,16 @@ OpenInferenceService::Reactor* OpenInferenceService::ModelInfer(Context* context
     call->Finish(inference_->Refuse(Method::kModelInfer, "", 1, status));
     return call;
   }
-  open_inference_.Infer(call->request(), {call->arrival(), call->deadline(), call->cancelled()},
-                        [call](absl::StatusOr<inference::ModelInferResponse> response) {
-                          const absl::Status status = response.status();
-                          if (response.ok()) *call->response() = *std::move(response);
-                          call->Finish(status);
-                        });
+  // The call may be answered, and so be gone, before Infer has returned.
+  const auto when_cancelled = call->when_cancelled();
+  const auto handle =
+      open_inference_.Infer(call->request(), {call->arrival(), call->deadline(), call->cancelled()},
+                            [call](absl::StatusOr<inference::ModelInferResponse> response) {
+                              const absl::Status status = response.status();
+                              if (response.ok()) *call->response() = *std::move(response);
+                              call->Finish(status);
+                            });
+  if (handle != nullptr) when_cancelled->Set([handle] { handle->Cancel(); });
   return call;
 }
 

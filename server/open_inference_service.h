@@ -31,8 +31,8 @@ using OpenInferenceBase = Rpc::WithRawCallbackMethod_ModelInfer<
 class OpenInferenceService final : public internal::OpenInferenceBase {
  public:
   /// All must outlive the service. `ready` says whether the server is.
-  OpenInferenceService(Inference* inference, ModelRepository* repository,
-                       std::function<bool()> ready);
+  OpenInferenceService(Inference* inference, TextGeneration* generation,
+                       ModelRepository* repository, std::function<bool()> ready);
 
   void EndStreams() { streams_.EndAll(); }
 

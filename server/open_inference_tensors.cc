@@ -248,6 +248,31 @@ std::vector<std::vector<int32_t>> Cut(const Integers& matrix, const std::vector<
   return rows;
 }
 
+template <typename T>
+void AppendRaw(const std::vector<T>& values, std::string* raw) {
+  raw->append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+void AppendRaw(const std::vector<std::string>& values, std::string* raw) {
+  for (const std::string& value : values) {
+    const auto length = static_cast<uint32_t>(value.size());
+    raw->append(reinterpret_cast<const char*>(&length), sizeof(length));
+    raw->append(value);
+  }
+}
+
+void SetTyped(const std::vector<float>& values, InferTensorContents* contents) {
+  contents->mutable_fp32_contents()->Add(values.begin(), values.end());
+}
+void SetTyped(const std::vector<int32_t>& values, InferTensorContents* contents) {
+  contents->mutable_int_contents()->Add(values.begin(), values.end());
+}
+void SetTyped(const std::vector<std::string>& values, InferTensorContents* contents) {
+  contents->mutable_bytes_contents()->Add(values.begin(), values.end());
+}
+
+}  // namespace
+
 absl::StatusOr<double> ReadNumber(const std::string& name, const InferParameter& parameter) {
   switch (parameter.parameter_choice_case()) {
     case InferParameter::kDoubleParam:
@@ -277,30 +302,30 @@ absl::StatusOr<bool> ReadBool(const std::string& name, const InferParameter& par
   return *number != 0;
 }
 
-template <typename T>
-void AppendRaw(const std::vector<T>& values, std::string* raw) {
-  raw->append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
-}
-
-void AppendRaw(const std::vector<std::string>& values, std::string* raw) {
-  for (const std::string& value : values) {
-    const auto length = static_cast<uint32_t>(value.size());
-    raw->append(reinterpret_cast<const char*>(&length), sizeof(length));
-    raw->append(value);
+absl::StatusOr<uint64_t> ReadUnsigned(const std::string& name, const InferParameter& parameter) {
+  uint64_t value = 0;
+  switch (parameter.parameter_choice_case()) {
+    case InferParameter::kUint64Param:
+      return parameter.uint64_param();
+    case InferParameter::kInt64Param:
+      if (parameter.int64_param() >= 0) return static_cast<uint64_t>(parameter.int64_param());
+      break;
+    case InferParameter::kDoubleParam:
+      // Written so that NaN fails too; beyond 2^53 a double is no exact number.
+      if (const double number = parameter.double_param();
+          number >= 0 && number <= 9007199254740992.0 && number == std::floor(number)) {
+        return static_cast<uint64_t>(number);
+      }
+      break;
+    case InferParameter::kStringParam:
+      if (absl::SimpleAtoi(parameter.string_param(), &value)) return value;
+      break;
+    case InferParameter::kBoolParam:
+    case InferParameter::PARAMETER_CHOICE_NOT_SET:
+      break;
   }
+  return InvalidArgument("parameter '{}' must be a whole number, not below 0", name);
 }
-
-void SetTyped(const std::vector<float>& values, InferTensorContents* contents) {
-  contents->mutable_fp32_contents()->Add(values.begin(), values.end());
-}
-void SetTyped(const std::vector<int32_t>& values, InferTensorContents* contents) {
-  contents->mutable_int_contents()->Add(values.begin(), values.end());
-}
-void SetTyped(const std::vector<std::string>& values, InferTensorContents* contents) {
-  contents->mutable_bytes_contents()->Add(values.begin(), values.end());
-}
-
-}  // namespace
 
 absl::StatusOr<InferRows> ParseInferRows(const ModelInferRequest& request, int64_t max_rows) {
   THRESHER_ASSIGN_OR_RETURN(const auto inputs, FindInputs(request));

@@ -49,11 +49,20 @@ struct InferOptions {
   /// `max_quality_loss`: as in thresher.v1, instead of `sparsity`.
   std::optional<double> max_quality_loss;
   bool explain = false;  // `explain`: report each layer and each token.
+  // Decoders have more: open_inference_texts.h.
 };
 
 using InferParameters = google::protobuf::Map<std::string, inference::InferParameter>;
 
 absl::StatusOr<InferOptions> ParseInferOptions(const InferParameters& parameters);
+
+/// A parameter's value as clients send it; INVALID_ARGUMENT names the parameter.
+absl::StatusOr<double> ReadNumber(const std::string& name,
+                                  const inference::InferParameter& parameter);
+absl::StatusOr<bool> ReadBool(const std::string& name, const inference::InferParameter& parameter);
+/// A whole number without a fraction, in all its 64 bits, from 0.
+absl::StatusOr<uint64_t> ReadUnsigned(const std::string& name,
+                                      const inference::InferParameter& parameter);
 
 /// One output: FP32, INT32 or BYTES by the type of its values, row-major.
 struct OutputTensor {

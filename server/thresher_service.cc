@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backend/tensor/status.h"
+#include "server/generate_stream.h"
 #include "server/grpc_call.h"
 #include "server/postprocess.h"
 
@@ -286,6 +287,34 @@ Reactor* ThresherService::Tokenize(Context* context, const Bytes* in, Bytes* out
           *out->mutable_tokens() = ToTokens(tokenizer, result.encoding);
         });
       });
+}
+
+grpc::ServerWriteReactor<Bytes>* ThresherService::Generate(Context* context, const Bytes* in) {
+  return StreamText(generation_, inference_, *context, *in);
+}
+
+Reactor* ThresherService::Score(Context* context, const Bytes* in, Bytes* out) {
+  auto* call = new UnaryCall<v1::ScoreRequest, v1::ScoreResponse>(*context, out);
+  if (absl::Status status = call->Parse(*in); !status.ok()) {
+    call->Finish(inference_->Refuse(Method::kScore, "", 1, status));
+    return call;
+  }
+  // The call may be answered, and so be gone, before Score has returned.
+  const auto cancel = call->when_cancelled();
+  const auto handle = generation_->Score(call->request(), {call->arrival(), call->deadline()},
+                                         [call](absl::StatusOr<v1::ScoreResponse> response) {
+                                           const absl::Status status = response.status();
+                                           if (response.ok()) {
+                                             *call->response() = *std::move(response);
+                                           }
+                                           call->Finish(status);
+                                         });
+  if (handle.ok()) {
+    cancel->Set([handle = *handle] { handle->Cancel(); });
+  } else {
+    call->Finish(handle.status());
+  }
+  return call;
 }
 
 }  // namespace thresher

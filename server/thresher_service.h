@@ -3,20 +3,24 @@
 #define THRESHER_SERVER_THRESHER_SERVICE_H_
 
 #include "server/inference.h"
+#include "server/text_generation.h"
 #include "thresher/v1/thresher.grpc.pb.h"
 
 namespace thresher {
 
 // Every method takes and gives bytes, which server/grpc_message.h turns into messages.
+using ThresherTexts = v1::Thresher::WithRawCallbackMethod_Generate<
+    v1::Thresher::WithRawCallbackMethod_Score<v1::Thresher::Service>>;
 using ThresherServiceBase = v1::Thresher::WithRawCallbackMethod_Classify<
     v1::Thresher::WithRawCallbackMethod_Embed<v1::Thresher::WithRawCallbackMethod_TokenClassify<
         v1::Thresher::WithRawCallbackMethod_Answer<
-            v1::Thresher::WithRawCallbackMethod_Tokenize<v1::Thresher::Service>>>>>;
+            v1::Thresher::WithRawCallbackMethod_Tokenize<ThresherTexts>>>>>;
 
 class ThresherService final : public ThresherServiceBase {
  public:
-  /// `inference` must outlive the service.
-  explicit ThresherService(Inference* inference) : inference_(inference) {}
+  /// Both must outlive the service.
+  ThresherService(Inference* inference, TextGeneration* generation)
+      : inference_(inference), generation_(generation) {}
 
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
@@ -33,9 +37,15 @@ class ThresherService final : public ThresherServiceBase {
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
 
  private:
   Inference* const inference_;
+  TextGeneration* const generation_;
 };
 
 }  // namespace thresher

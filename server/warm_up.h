@@ -8,8 +8,9 @@
 
 namespace thresher {
 
-/// Runs sequences of a few lengths, each alone and then all in one batch. An error means that the
-/// model can't serve. May run while other models of the same device serve.
+/// Runs sequences of a few lengths, each alone and then all in one batch; of a decoder prompts,
+/// with a token after each. An error means that the model can't serve. May run while other models
+/// of the same device serve.
 absl::Status WarmUp(LoadedModel& model);
 
 }  // namespace thresher
