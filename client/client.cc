@@ -103,6 +103,9 @@ class Client::Impl {
   Result<Request> Call(const Request& request, const CallOptions& options);
   template <typename Request>
   void CallAsync(Request request, Callback<Request> done, const CallOptions& options);
+  absl::Status Generate(const v1::GenerateRequest& request,
+                        absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
+                        const CallOptions& options);
 
  private:
   /// A gRPC context that a stop token, and the client's end, cancel.
@@ -204,6 +207,21 @@ void Client::Impl::CallAsync(Request request, Callback<Request> done, const Call
             });
 }
 
+absl::Status Client::Impl::Generate(const v1::GenerateRequest& request,
+                                    absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
+                                    const CallOptions& options) {
+  const auto context = Context::Make(*this, options);
+  const auto reader = thresher_->Generate(context->grpc(), request);
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) {
+    if (take(message)) continue;
+    context->grpc()->TryCancel();
+    while (reader->Read(&message)) {
+    }
+  }
+  return ToAbsl(reader->Finish());
+}
+
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
@@ -220,6 +238,12 @@ Client::Result<Request> Client::Call(const Request& request, const CallOptions& 
 template <typename Request>
 void Client::CallAsync(Request request, Callback<Request> done, const CallOptions& options) {
   impl_->CallAsync(std::move(request), std::move(done), options);
+}
+
+absl::Status Client::Generate(const v1::GenerateRequest& request,
+                              absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
+                              const CallOptions& options) {
+  return impl_->Generate(request, take, options);
 }
 
 #define THRESHER_INSTANTIATE(service, package, method, request, response)         \

@@ -1,5 +1,5 @@
-// A client of a Thresher server: every unary call of thresher.v1, of the Open Inference Protocol
-// and of gRPC's health service, with deadlines, cancellation and retries.
+// A client of a Thresher server: every call of thresher.v1, and the unary ones of the Open
+// Inference Protocol and of gRPC's health service, with deadlines, cancellation and retries.
 //
 //   auto client = thresher::client::Client::Connect({.server = "127.0.0.1:8001"});
 //   if (!client.ok()) ...
@@ -8,6 +8,7 @@
 //   request.add_inputs()->set_text("a gripping, moving film");
 //   auto response = (*client)->Call(request);          // absl::StatusOr<v1::ClassifyResponse>
 //   auto future = (*client)->CallAsync(request);       // the same as a std::future
+//   (*client)->Generate(text_request, [](const auto& message) { ...; return true; });
 //
 // The request's type says which method is called; Rpc<Request>::Response is what comes back. A call
 // that fails returns the server's gRPC status as an absl::Status with the same code and message.
@@ -27,6 +28,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/rpcs.h"
@@ -102,6 +105,14 @@ class Client {
         [promise](Result<Request> result) { promise->set_value(std::move(result)); }, options);
     return promise->get_future();
   }
+
+  /// Sends the request and hands each message of the answer to `take` as it comes, on the caller's
+  /// thread, which must not be in a callback of this client. False from `take` ends the call with
+  /// CANCELLED. While `take` has not returned, at most a window's worth more is sent, and then the
+  /// server waits. A call is retried only until its first message.
+  absl::Status Generate(const v1::GenerateRequest& request,
+                        absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
+                        const CallOptions& options = {});
 
  private:
   class Impl;

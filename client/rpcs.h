@@ -1,4 +1,4 @@
-// Which response belongs to which request: the list of all calls that Client can make.
+// Which response belongs to which request: the list of all unary calls that Client can make.
 #ifndef THRESHER_CLIENT_RPCS_H_
 #define THRESHER_CLIENT_RPCS_H_
 
@@ -13,6 +13,7 @@
   X(thresher, ::thresher::v1, TokenClassify, TokenClassifyRequest, TokenClassifyResponse)     \
   X(thresher, ::thresher::v1, Answer, AnswerRequest, AnswerResponse)                          \
   X(thresher, ::thresher::v1, Tokenize, TokenizeRequest, TokenizeResponse)                    \
+  X(thresher, ::thresher::v1, Score, ScoreRequest, ScoreResponse)                             \
   X(inference, ::inference, ServerLive, ServerLiveRequest, ServerLiveResponse)                \
   X(inference, ::inference, ServerReady, ServerReadyRequest, ServerReadyResponse)             \
   X(inference, ::inference, ModelReady, ModelReadyRequest, ModelReadyResponse)                \
