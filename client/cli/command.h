@@ -27,6 +27,7 @@ Command DefineEmbed(CLI::App& root);
 Command DefineTokenClassify(CLI::App& root);
 Command DefineAnswer(CLI::App& root);
 Command DefineTokenize(CLI::App& root);
+Command DefineGenerate(CLI::App& root);
 Command DefineEvaluate(CLI::App& root);
 Command DefineCalibrate(CLI::App& root);
 Command DefinePolicies(CLI::App& root);

@@ -31,7 +31,8 @@ std::vector<Command> DefineCommands(CLI::App& root) {
   std::vector<Command> commands;
   for (Command (*define)(CLI::App&) :
        {&DefineClassify, &DefineEmbed, &DefineTokenClassify, &DefineAnswer, &DefineTokenize,
-        &DefineEvaluate, &DefineCalibrate, &DefinePolicies, &DefineModels, &DefineHealth}) {
+        &DefineGenerate, &DefineEvaluate, &DefineCalibrate, &DefinePolicies, &DefineModels,
+        &DefineHealth}) {
     commands.push_back(define(root));
   }
   return commands;

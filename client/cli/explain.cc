@@ -109,7 +109,10 @@ std::string Legend(const Painter& paint, int layers, bool color) {
 std::string Sentence(std::string_view first, std::string_view second, const v1::ResultInfo& info,
                      bool color) {
   const int layers = info.report().layers_size();
-  if (layers == 0 || info.pieces_size() != info.report().token_layers_size()) return "";
+  if (layers == 0 || info.pieces_size() == 0 ||
+      info.pieces_size() != info.report().token_layers_size()) {
+    return "";
+  }
   const Painter paint(layers, color);
   std::string out;
   bool dropped = false;

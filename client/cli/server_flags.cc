@@ -32,7 +32,10 @@ void AddServerFlags(CLI::App& app, ServerFlags& flags) {
       ->check(CheckAddress)
       ->option_text("HOST:PORT")
       ->group("Server");
-  AddDuration(app, "--deadline", flags.deadline, "Time that each call may take (default 10s)")
+  const bool none = flags.deadline == absl::InfiniteDuration();
+  AddDuration(app, "--deadline", flags.deadline,
+              fmt::format("Time that each call may take (default {})",
+                          none ? "without end" : absl::FormatDuration(flags.deadline)))
       ->group("Server");
   app.add_flag("--json", flags.json, "Print one JSON object a line");
 }
