@@ -103,6 +103,7 @@ class Stream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   void Send() {
+    outbox_.Clear();
     const grpc::Status written = SerializeMessage(unsent_, &outbox_);
     unsent_.Clear();
     if (!written.ok()) {

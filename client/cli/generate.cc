@@ -143,7 +143,7 @@ std::string TokenLine(const v1::GeneratedToken& token) {
 std::string Summary(const v1::GenerateEnd& end) {
   const v1::GenerateUsage& usage = end.usage();
   const v1::GenerateTimings& timings = end.timings();
-  std::string out = fmt::format("{} prompt tokens", usage.prompt_tokens());
+  std::string out = fmt::format("{} tokens of prompt", usage.prompt_tokens());
   if (usage.cached_prompt_tokens() > 0) {
     out += fmt::format(" ({} cached)", usage.cached_prompt_tokens());
   }
