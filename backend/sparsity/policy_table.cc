@@ -116,6 +116,19 @@ constexpr PolicyKey kSpattenKeys[] = {
      .source = "Thresher",
      .help = "This many tokens at the beginning are never dropped either (attention sinks of a "
              "decoder). They count inside the share."},
+    {.name = "recent",
+     .kind = ValueKind::kInteger,
+     .max = 1048576,
+     .measure = "tokens",
+     .source = "SpAtten's released code for language models",
+     .help = "Decoders only: so many of the newest tokens are always read. They count inside the "
+             "share."},
+    {.name = "rescale",
+     .above_min = true,
+     .measure = "factor for each generated token; 0.5 unless given",
+     .source = "SpAtten's released traces, which do not tell the factor",
+     .help = "Decoders only: importance fades by this with each token, so that what matters now "
+             "counts for more than what mattered long ago."},
 };
 
 constexpr PolicyKey kFactKeys[] = {

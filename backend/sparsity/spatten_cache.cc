@@ -1,6 +1,7 @@
 #include "backend/sparsity/spatten_cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <string>
 #include <utility>
@@ -80,7 +81,10 @@ class SpattenCacheRun final : public CacheRun {
 
   void ChooseReads(int32_t layer, int32_t slots, std::vector<int32_t>* reads) override {
     Grow(slots);
-    if (layer == 0) present_.clear();
+    if (layer == 0) {
+      present_.clear();
+      Fade();
+    }
     Narrow(slots, policy_.Reads(layer, slots));
     *reads = present_;
   }
@@ -97,15 +101,27 @@ class SpattenCacheRun final : public CacheRun {
     }
   }
 
+  void Fade() {
+    const double factor = policy_.settings().rescale;
+    if (factor == 1.0 || policy_.settings().importance == Importance::kRandom) return;
+    const auto whole = static_cast<int64_t>(std::llround(factor * 65536));
+    // In whole numbers, so that the order of sums still doesn't matter.
+    for (int64_t& value : importance_)
+      value = value / 65536 * whole + value % 65536 * whole / 65536;
+  }
+
   void Narrow(int32_t slots, int32_t count) {
     const bool all = present_.empty();
     const int32_t present = all ? slots : static_cast<int32_t>(present_.size());
     if (count >= present) return;
+    // The newest always; of the recent ones as many as there is room for.
+    const int32_t recent =
+        std::clamp(policy_.settings().recent, 1, std::max(1, count - policy_.first()));
     scores_.clear();
     always_.clear();
     for (int32_t i = 0; i < present; ++i) {
       const int32_t slot = all ? i : present_[i];
-      if (slot < policy_.first() || slot == slots - 1) always_.push_back(i);
+      if (slot < policy_.first() || slot >= slots - recent) always_.push_back(i);
       scores_.push_back(importance_[slot]);
     }
     const std::span<const int32_t> kept = top_k_(scores_, count, always_);

@@ -18,7 +18,9 @@
 // - Their count of V rows rounds down; here it rounds up as everywhere (CachedSequence), one V row
 //   more at most.
 // - They mark that s is rescaled once for each generated token, after the last layer; by what, they
-//   don't say, nor does the paper's text as far as it is known. Here the sums are carried on whole.
+//   don't say, nor does the paper's text as far as it is known. Here by `rescale`, before layer 0.
+//   Carried on whole (1), what was read long ago outweighs what the text is about now, and quality
+//   falls steeply (docs/quality.md); 0.5 did best of what was measured.
 #ifndef THRESHER_BACKEND_SPARSITY_SPATTEN_CACHE_H_
 #define THRESHER_BACKEND_SPARSITY_SPATTEN_CACHE_H_
 

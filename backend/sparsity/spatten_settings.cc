@@ -78,7 +78,20 @@ absl::StatusOr<SpattenSettings> ReadSpattenSettings(const PolicyValues& values,
   settings.seed = static_cast<uint64_t>(values.number("seed"));
   settings.protect_model = values.text("protect") == "model";
   settings.first = static_cast<int32_t>(values.number("first"));
-  if (shape.causal) THRESHER_RETURN_IF_ERROR(CheckDecoder(settings, values.number("heads")));
+  for (const std::string_view key : {"recent", "rescale"}) {
+    if (!shape.causal && values.has(key)) {
+      return InvalidArgument("spatten: {}={} is for decoders, and this model is an encoder", key,
+                             values.text(key));
+    }
+  }
+  if (!shape.causal) return settings;
+  THRESHER_RETURN_IF_ERROR(CheckDecoder(settings, values.number("heads")));
+  if (values.has("recent")) settings.recent = static_cast<int32_t>(values.number("recent"));
+  if (values.has("rescale")) {
+    settings.rescale = values.number("rescale");
+  } else {
+    settings.text += fmt::format(",rescale={}", settings.rescale);
+  }
   return settings;
 }
 

@@ -28,6 +28,9 @@ struct SpattenSettings {
   uint64_t seed = 0;
   bool protect_model = true;
   int32_t first = 0;
+  // Of a decoder.
+  int32_t recent = 0;
+  double rescale = 0.5;
 };
 
 /// INVALID_ARGUMENT when the values do not fit the model: keeps of another length or order, an

@@ -70,30 +70,31 @@ std::unique_ptr<CacheRun> AfterPrompt(const Policy& policy, std::span<const int6
 }
 
 TEST(SpattenCache, ReadsTheMostImportantOfThePrompt) {
-  const auto policy = Make("spatten:keeps=0.5/0.5,protect=none", Shape(2));
+  const auto policy = Make("spatten:keeps=0.5/0.5,rescale=1,protect=none", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{1, 9, 2, 8, 3, 7, 4});
   // Half of 8 slots, the newest among them.
   EXPECT_THAT(Reads(*run, 0, 8), ElementsAre(1, 3, 5, 7));
 }
 
 TEST(SpattenCache, TheFirstTokenAndTheNewestCountInsideTheShare) {
-  const auto policy = Make("spatten:keeps=0.5/0.25", Shape(2));
+  const auto policy = Make("spatten:keeps=0.5/0.25,rescale=1", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{1, 9, 2, 8, 3, 7, 4});
   EXPECT_THAT(Reads(*run, 0, 8), ElementsAre(0, 1, 3, 7));
   EXPECT_THAT(Reads(*run, 1, 8), ElementsAre(0, 7));
 }
 
 TEST(SpattenCache, FirstTokensAreReadThoughTheShareIsLess) {
-  const auto policy = Make("spatten:keeps=0.5/0.01,first=3", Shape(2));
+  const auto policy = Make("spatten:keeps=0.5/0.01,rescale=1,first=3", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{1, 9, 2, 8, 3, 7, 4});
   EXPECT_THAT(Reads(*run, 0, 8), ElementsAre(0, 1, 2, 7));
   EXPECT_THAT(Reads(*run, 1, 8), ElementsAre(0, 1, 2, 7));
-  EXPECT_THAT(Reads(*Make("spatten:keeps=0.5/0.01,first=1000", Shape(2))->StartCache(), 0, 8),
-              IsEmpty());
+  EXPECT_THAT(
+      Reads(*Make("spatten:keeps=0.5/0.01,rescale=1,first=1000", Shape(2))->StartCache(), 0, 8),
+      IsEmpty());
 }
 
 TEST(SpattenCache, CountsRoundDown) {
-  const auto policy = Make("spatten:keeps=0.7/0.69,protect=none", Shape(2));
+  const auto policy = Make("spatten:keeps=0.7/0.69,rescale=1,protect=none", Shape(2));
   const auto run = policy->StartCache();
   EXPECT_EQ(Reads(*run, 0, 10).size(), 7u);  // 0.7 is a little below 7 / 10.
   EXPECT_EQ(Reads(*run, 1, 10).size(), 6u);
@@ -101,13 +102,13 @@ TEST(SpattenCache, CountsRoundDown) {
 }
 
 TEST(SpattenCache, EqualsGoInOrder) {
-  const auto policy = Make("spatten:keeps=0.5/0.5,protect=none", Shape(2));
+  const auto policy = Make("spatten:keeps=0.5/0.5,rescale=1,protect=none", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{5, 5, 6, 5, 5, 5, 5});
   EXPECT_THAT(Reads(*run, 0, 8), ElementsAre(0, 1, 2, 7));
 }
 
 TEST(SpattenCache, ALayersRowCountsFromTheNextLayerOn) {
-  const auto policy = Make("spatten:keeps=1/0.5,protect=none", Shape(2));
+  const auto policy = Make("spatten:keeps=1/0.5,rescale=1,protect=none", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{4, 3, 2});
   EXPECT_THAT(Reads(*run, 0, 4), IsEmpty());
   run->AddSums(0, 4, std::vector<int64_t>{0, 0, 9, 0});
@@ -115,7 +116,7 @@ TEST(SpattenCache, ALayersRowCountsFromTheNextLayerOn) {
 }
 
 TEST(SpattenCache, WhatIsLeftOutInOneStepComesBackInTheNext) {
-  const auto policy = Make("spatten:keeps=0.75/0.5,protect=none", Shape(2));
+  const auto policy = Make("spatten:keeps=0.75/0.5,rescale=1,protect=none", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{5, 3, 4});
   EXPECT_THAT(Reads(*run, 0, 4), ElementsAre(0, 2, 3));
   run->AddSums(0, 4, std::vector<int64_t>{0, 0, 0, 8});
@@ -128,7 +129,7 @@ TEST(SpattenCache, WhatIsLeftOutInOneStepComesBackInTheNext) {
 }
 
 TEST(SpattenCache, KvHeadsAreSummed) {
-  const auto policy = Make("spatten:keeps=0.5,protect=none", Shape(1, 2));
+  const auto policy = Make("spatten:keeps=0.5,rescale=1,protect=none", Shape(1, 2));
   const auto run = policy->StartCache();
   run->AddSums(0, 3, std::vector<int64_t>{5, 0, 3, /*second head*/ 0, 2, 3});
   EXPECT_THAT(Reads(*run, 0, 4), ElementsAre(2, 3));
@@ -136,14 +137,15 @@ TEST(SpattenCache, KvHeadsAreSummed) {
 
 TEST(SpattenCache, ControlsChooseByChanceOrTheWrongWayRound) {
   const std::vector<int64_t> sums = {1, 9, 2, 8, 3, 7, 4};
-  const auto inverse = Make("spatten:keeps=0.5,protect=none,importance=inverse", Shape(1));
+  const auto inverse =
+      Make("spatten:keeps=0.5,rescale=1,protect=none,importance=inverse", Shape(1));
   EXPECT_THAT(Reads(*AfterPrompt(*inverse, sums), 0, 8), ElementsAre(0, 2, 4, 7));
 
-  const auto chance = Make("spatten:keeps=0.1,importance=random,seed=1", Shape(1));
+  const auto chance = Make("spatten:keeps=0.1,rescale=1,importance=random,seed=1", Shape(1));
   EXPECT_FALSE(chance->StartCache()->WantsSums(0));
   EXPECT_FALSE(chance->cache_rules().wants_prompt_sums);
-  const auto again = Make("spatten:keeps=0.1,importance=random,seed=1", Shape(1));
-  const auto other = Make("spatten:keeps=0.1,importance=random,seed=2", Shape(1));
+  const auto again = Make("spatten:keeps=0.1,rescale=1,importance=random,seed=1", Shape(1));
+  const auto other = Make("spatten:keeps=0.1,rescale=1,importance=random,seed=2", Shape(1));
   const std::vector<int32_t> reads = Reads(*chance->StartCache(), 0, 200);
   EXPECT_EQ(reads.size(), 20u);
   EXPECT_EQ(reads, Reads(*again->StartCache(), 0, 200));
@@ -177,10 +179,30 @@ TEST(SpattenCache, CostIsTheAttentionThatIsLeft) {
   // 4 layers x 2 heads of 8: linear work 2*16*8*(2+1) + 2*16*64, attention 2*1000*2*8.
   const double linear = 2.0 * 16 * 8 * 3 + 16 * 64 * 2;
   const double attention = 2.0 * 1000 * 2 * 8;
-  EXPECT_DOUBLE_EQ(Make("spatten:keeps=0.5/0.5/0.25/0.25", Shape(4))->CostShare(1000),
+  EXPECT_DOUBLE_EQ(Make("spatten:keeps=0.5/0.5/0.25/0.25,rescale=1", Shape(4))->CostShare(1000),
                    (linear + attention * 0.375) / (linear + attention));
   EXPECT_DOUBLE_EQ(Make("spatten:values=0.2", Shape(4))->CostShare(1000),
                    (linear + attention * 0.6) / (linear + attention));
+}
+
+TEST(SpattenCache, ImportanceFadesWithEachToken) {
+  // One layer, one head. The prompt's four tokens have 8, 4, 2 and 1; two of five are read.
+  const auto policy = Make("spatten:keeps=0.4,protect=none,rescale=0.5", Shape(1, 1));
+  const auto run = policy->StartCache();
+  run->AddSums(0, 4, std::vector<int64_t>{8, 4, 2, 1});
+  EXPECT_THAT(Reads(*run, 0, 5), ElementsAre(0, 4));  // 4, 2, 1, 0 and the newest.
+  run->AddSums(0, 5, std::vector<int64_t>{0, 0, 0, 6, 0});
+  EXPECT_THAT(Reads(*run, 0, 6), ElementsAre(3, 5));  // 2, 1, 0, 3, 0: token 3 has overtaken 0.
+}
+
+TEST(SpattenCache, RecentTokensAreReadWhateverTheirImportance) {
+  const auto policy = Make("spatten:keeps=0.5,protect=none,recent=3", Shape(1, 1));
+  const auto run = policy->StartCache();
+  run->AddSums(0, 7, std::vector<int64_t>{80, 40, 20, 10, 5, 0, 0});
+  EXPECT_THAT(Reads(*run, 0, 8), ElementsAre(0, 5, 6, 7));
+  // Never more than the share has room for.
+  const auto narrow = Make("spatten:keeps=0.25,first=1,recent=9", Shape(1, 1));
+  EXPECT_THAT(Reads(*narrow->StartCache(), 0, 8), ElementsAre(0, 7));
 }
 
 TEST(SpattenCache, WhatADecoderCannotDoIsRefused) {
@@ -188,11 +210,16 @@ TEST(SpattenCache, WhatADecoderCannotDoIsRefused) {
               AllOf(HasSubstr("heads=0.5"), HasSubstr("for encoders")));
   EXPECT_THAT(Refusal("spatten:bits=12/4", Shape(4)),
               AllOf(HasSubstr("bits=12/4"), HasSubstr("at most 8 bits")));
-  EXPECT_THAT(Refusal("spatten:keeps=0.5/0.6", Shape(2)), HasSubstr("layer 1 has 0.6 after 0.5"));
-  EXPECT_THAT(Refusal("spatten:keeps=0.5", Shape(2)), HasSubstr("1 shares; the model has 2"));
+  EXPECT_THAT(Refusal("spatten:keeps=0.5/0.6,rescale=1", Shape(2)),
+              HasSubstr("layer 1 has 0.6 after 0.5"));
+  EXPECT_THAT(Refusal("spatten:keeps=0.5,rescale=1", Shape(2)),
+              HasSubstr("1 shares; the model has 2"));
   PolicyShape encoder = Shape(2);
   encoder.causal = false;
-  EXPECT_THAT(Refusal("spatten:keeps=0.9/0.5", encoder), HasSubstr("keeps begins with 0.9"));
+  EXPECT_THAT(Refusal("spatten:keeps=0.9/0.5,rescale=1", encoder),
+              HasSubstr("keeps begins with 0.9"));
+  EXPECT_THAT(Refusal("spatten:rescale=0.5", encoder), HasSubstr("for decoders"));
+  EXPECT_THAT(Refusal("spatten:recent=3", encoder), HasSubstr("for decoders"));
 }
 
 TEST(SpattenCache, HoldsItsPromisesOnRandomSums) {
@@ -201,7 +228,8 @@ TEST(SpattenCache, HoldsItsPromisesOnRandomSums) {
     const PolicyShape shape = Shape(4, 1 + round % 3);
     const auto first = static_cast<int32_t>(random() % 5);
     const std::vector<double> keeps = {0.9, 0.5, 0.5, 0.2};
-    const auto policy = Make("spatten:keeps=0.9/0.5/0.5/0.2,first=" + std::to_string(first), shape);
+    const auto policy =
+        Make("spatten:keeps=0.9/0.5/0.5/0.2,rescale=1,first=" + std::to_string(first), shape);
     const auto prompt = static_cast<int32_t>(1 + random() % 50);
     const auto cut = static_cast<int32_t>(random() % prompt);
     CacheWalk whole(*policy, shape, round);
@@ -273,8 +301,8 @@ TEST(SpattenCache, ReadsAsManyKeysAsTheReleasedTraces) {
   auto trace = ReadTrace();
   ASSERT_EQ(trace.size(), 32u);
   const PolicyShape shape = Shape(12);
-  const auto policy =
-      Make("spatten:keeps=0.9/0.7/0.2/0.2/0.2/0.2/0.1/0.1/0.1/0.1/0.1/0.1,values=0.2", shape);
+  const auto policy = Make(
+      "spatten:keeps=0.9/0.7/0.2/0.2/0.2/0.2/0.1/0.1/0.1/0.1/0.1/0.1,rescale=1,values=0.2", shape);
   CacheWalk walk(*policy, shape, 7);
   ASSERT_TRUE(walk.Prompt(std::vector<int32_t>{992}).ok());
   for (auto& [token, layers] : trace) {
