@@ -15,6 +15,7 @@
 #include "backend/evaluation/sweep.h"
 #include "backend/tensor/status.h"
 #include "client/cli/command.h"
+#include "client/cli/evaluate_text.h"
 #include "client/cli/evaluation_flags.h"
 #include "client/cli/evaluation_format.h"
 #include "client/cli/plot.h"
@@ -34,6 +35,7 @@ struct Flags {
   CallLimits limits;
   DataFlags data;
   LocalModelFlags local;
+  TextFlags text;  // Of a decoder.
   std::vector<std::string> sparsity;
   std::vector<double> shares = {0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1};
   int rounds = 1;
@@ -68,14 +70,17 @@ absl::Status SetUpServer(const Flags& flags, std::stop_token stop, Setup* setup)
   return absl::OkStatus();
 }
 
-absl::Status SetUpLocal(const Flags& flags, Setup* setup) {
+absl::StatusOr<std::shared_ptr<LoadedModel>> LoadModelOf(const Flags& flags) {
   std::error_code code;
   if (!std::filesystem::is_directory(flags.model, code)) {
     return InvalidArgument(
         "--model {}: no such directory; for a model of a running server add --server HOST:PORT",
         flags.model);
   }
-  THRESHER_ASSIGN_OR_RETURN(auto model, LoadLocalModel(flags.model, flags.local));
+  return LoadLocalModel(flags.model, flags.local);
+}
+
+absl::Status SetUpLocal(std::shared_ptr<LoadedModel> model, const Flags& flags, Setup* setup) {
   if (flags.data.measure) {
     setup->measure = *flags.data.measure;
   } else {
@@ -130,14 +135,25 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   if (!flags.plot.path.empty()) {  // Before the work.
     THRESHER_RETURN_IF_ERROR(PlotScript({}, {}, flags.plot).status());
   }
-  Setup setup;
-  THRESHER_RETURN_IF_ERROR(flags.server.empty() ? SetUpLocal(flags, &setup)
-                                                : SetUpServer(flags, stop, &setup));
   std::vector<std::string> policies;
   for (const std::string& sparsity : flags.sparsity) {
     for (std::string& policy : PoliciesOf(sparsity, flags.shares)) {
       if (std::ranges::count(policies, policy) == 0) policies.push_back(std::move(policy));
     }
+  }
+  Setup setup;
+  if (!flags.server.empty()) {
+    THRESHER_RETURN_IF_ERROR(SetUpServer(flags, stop, &setup));
+  } else {
+    THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModelOf(flags));
+    if (model->decoder != nullptr) {
+      if (!flags.plot.path.empty()) {
+        return InvalidArgument("--plot draws classifiers and embedders; for a decoder take --csv");
+      }
+      return EvaluateText(*model, flags.data.path, flags.data.limit, flags.text, policies,
+                          flags.json, flags.quiet, flags.csv, stop);
+    }
+    THRESHER_RETURN_IF_ERROR(SetUpLocal(std::move(model), flags, &setup));
   }
   Progress bar(!flags.quiet);
   SweepOptions options;
@@ -178,7 +194,7 @@ void AddServerFlags(CLI::App& app, Flags& flags) {
 
 Command DefineEvaluate(CLI::App& root) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app = root.add_subcommand("evaluate", "Measure what policies cost on labelled data");
+  CLI::App* app = root.add_subcommand("evaluate", "Measure what policies cost on data");
   app->add_option("--model", flags->model,
                   "A checkpoint's directory, run in this process; with --server a model's name")
       ->option_text("DIR|NAME")
@@ -212,18 +228,32 @@ Command DefineEvaluate(CLI::App& root) {
   app->add_flag("--quiet", flags->quiet, "No progress bar");
   AddDataFlags(*app, flags->data);
   AddLocalModelFlags(*app, flags->local);
+  app->add_option("--window", flags->text.window,
+                  "The text is cut into windows of so many tokens (default: the context)")
+      ->check(CLI::Range(2, 1 << 20))
+      ->option_text("N")
+      ->group("On a decoder, whose --data is a plain text");
+  app->add_option("--prompt-tokens", flags->text.prompt,
+                  "Of each window so many are read densely and not scored (default 1)")
+      ->check(CLI::PositiveNumber)
+      ->option_text("N")
+      ->group("On a decoder, whose --data is a plain text");
   AddServerFlags(*app, *flags);
   app->footer(
       "LOSS is in points of the metric against dense, AT MOST its upper 95 % bound; KL and COSINE\n"
       "are the drift of the output and of the pooled state from dense; the other shares are work\n"
-      "done over dense. docs/quality.md says how to read them, docs/policies.md lists policies.\n"
+      "done over dense. Of a decoder: LOSS in nats a token, OVER DENSE against dense, and bytes "
+      "of\n"
+      "keys and values that its decode steps READ and that it HELD, as shares of dense.\n"
+      "docs/quality.md says how to read them, docs/policies.md lists policies.\n"
       "\n"
       "Examples:\n"
       "  thresher evaluate --model models/sst2-mini --data dev.tsv --sparsity spatten:final=0.5\n"
       "  thresher evaluate --model models/sst2-mini --data dev.tsv --plot curve.svg \\\n"
       "      --sparsity 'spatten:final=*' --sparsity 'spatten:final=*,importance=random'\n"
       "  thresher evaluate --server 127.0.0.1:8001 --model sst2-mini --data dev.tsv --json \\\n"
-      "      --sparsity fact:topk=0.25\n");
+      "      --sparsity fact:topk=0.25\n"
+      "  thresher evaluate --model models/stories --data text.txt --sparsity 'spatten:keep=*'\n");
   return {app, [flags](std::stop_token stop) {
             const absl::Status status = Evaluate(*flags, stop);
             return status.ok() ? kAllAnswered : Fail(status, stop);

@@ -1,0 +1,35 @@
+// `thresher evaluate` on a decoder: perplexity of a text under KV policies, and the bytes of keys
+// and values that it took.
+#ifndef THRESHER_CLIENT_CLI_EVALUATE_TEXT_H_
+#define THRESHER_CLIENT_CLI_EVALUATE_TEXT_H_
+
+#include <cstdint>
+#include <span>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "backend/engine/loaded_model.h"
+#include "backend/evaluation/perplexity.h"
+#include "client/cli/format.h"
+
+namespace thresher::cli {
+
+struct TextFlags {
+  int32_t window = 0;  // Tokens; 0: the model's context.
+  int32_t prompt = 1;
+};
+
+/// Measures each policy after dense, and prints the table, or as `json` says an object a line.
+absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t limit,
+                          const TextFlags& flags, std::span<const std::string> policies, bool json,
+                          bool quiet, const std::string& csv, std::stop_token stop);
+
+/// {"sparsity", "policy", "perplexity", "loss", "standard_error", "loss_over_dense", "tokens",
+/// "windows", "keep": {"kv_read", "kv_held", "score", "value"}, "kv_bytes_per_token": {"dense",
+/// "done"}, "kv_bytes_held": {"dense", "done"}, "refetch_share", "tokens_per_second"}.
+Json ToJson(const PerplexityResult& result, const PerplexityResult& dense);
+
+}  // namespace thresher::cli
+
+#endif  // THRESHER_CLIENT_CLI_EVALUATE_TEXT_H_
