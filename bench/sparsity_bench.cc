@@ -33,7 +33,6 @@
 namespace thresher {
 namespace {
 
-using benchmark::Counter;
 using benchmark::State;
 using Clock = std::chrono::steady_clock;
 
@@ -105,6 +104,7 @@ class TimedDevice final : public Device {
       copies.back().wanted = {};
     }
     std::vector<const SequencePlan*> pointers;
+    pointers.reserve(copies.size());
     for (const SequencePlan& copy : copies) pointers.push_back(&copy);
     std::vector<AttentionRecord> ignored(records.size());
     double without = 0;
@@ -151,7 +151,7 @@ class TimedDevice final : public Device {
   template <typename Operation>
   static absl::Status Time(double& sum, const Operation& operation) {
     const Clock::time_point begin = Clock::now();
-    const absl::Status status = operation();
+    absl::Status status = operation();
     sum += SecondsSince(begin);
     return status;
   }
@@ -220,6 +220,7 @@ double Median(std::vector<double> values) {
 template <typename Of>
 double MedianOf(const std::vector<Times>& runs, const Of& of) {
   std::vector<double> values;
+  values.reserve(runs.size());
   for (const Times& run : runs) values.push_back(of(run));
   return Median(std::move(values));
 }

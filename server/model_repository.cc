@@ -125,6 +125,7 @@ class ModelRepository::Impl {
     const auto chosen = number.has_value() ? versions.find(*number) : versions.end();
     if (chosen == versions.end()) {
       std::vector<std::string> numbers;
+      numbers.reserve(versions.size());
       for (const auto& [known, unused] : versions) numbers.push_back(std::to_string(known));
       return NotFound("model '{}' has no version '{}'; {}", name, Quotable(version), List(numbers));
     }

@@ -93,7 +93,7 @@ std::string ToCsv(std::span<const PolicyResult> results) {
         add(name, value);
         continue;
       }
-      for (const auto& [kind, share] : value.items()) add(name + "_" + kind, share);
+      for (const auto& [kind, share] : value.items()) add(fmt::format("{}_{}", name, kind), share);
     }
     if (csv.empty()) csv = names + "\n";
     csv += values + "\n";
