@@ -161,10 +161,10 @@ class Caches {
       }
     }
     constexpr int32_t kPages = kContext / kKvPageTokens;
-    for (int32_t i = 0; i < kSequences * kPages; ++i) {
-      pages_.emplace_back(page.size());
-      std::copy_n(page.data(), page.size(), pages_.back().data());
-      pointers_.push_back(pages_.back().data());
+    pool_.Resize(kSequences * kPages * page.size());
+    for (size_t i = 0; i < size_t{kSequences} * kPages; ++i) {
+      pointers_.push_back(pool_.data() + i * page.size());
+      std::copy_n(page.data(), page.size(), pointers_.back());
     }
     for (int32_t s = 0; s < kSequences; ++s) {
       sequences_.push_back(
@@ -215,7 +215,7 @@ class Caches {
  private:
   KvLayout layout_;
   MatrixBuffer query_, out_;
-  std::vector<AlignedBuffer<std::byte>> pages_;
+  AlignedBuffer<std::byte> pool_;
   std::vector<std::byte*> pointers_;
   std::vector<CachedSequence> sequences_;
   std::vector<std::vector<int32_t>> reads_;

@@ -20,12 +20,12 @@ namespace thresher::HWY_NAMESPACE {
 namespace {
 
 constexpr size_t kLine = 64;
-// Keys ahead of the one in use that are fetched: rows of a list or of the next page are nowhere
+// Rows ahead of the one in use that are fetched: those of a list or of the next page are nowhere
 // that the processor would guess.
 constexpr size_t kAhead = 16;
-// Values are fetched and added by so many at a time: of 128 dimensions they fill a first-level
-// cache.
-constexpr size_t kValueBlock = 64;
+// Values are listed by so many slots, and added by so many rows at a time.
+constexpr size_t kValueBlock = 256;
+constexpr size_t kValueStep = 8;
 
 struct Layout : ScratchLayout {
   Layout(size_t heads, size_t head_dim, size_t slots)
@@ -346,32 +346,40 @@ class Group {
     std::fill_n(output(0), heads_ * layout_.out_stride, 0.0f);
     for (size_t begin = 0; begin < slots_; begin += kValueBlock) {
       for (size_t h = 0; h < heads_; ++h) {
-        const std::byte* rows[kValueBlock];
-        float row_weights[kValueBlock];
-        size_t count = 0;
-        // Fetched all at once: then they come at the speed of memory.
-        for (uint64_t bits = chosen(h)[begin / 64]; bits != 0; bits &= bits - 1) {
-          const size_t n = begin + static_cast<size_t>(std::countr_zero(bits));
-          rows[count] = ValueRow(Slot(n));
-          Fetch(rows[count], cache_.value_bytes());
-          row_weights[count++] = weights(h)[n];
-        }
         if (cache_.format().element == DType::kF32) {
-          AddRows(
-              rows, row_weights, count, dim_,
-              [](const std::byte* row) { return FloatRowOf{reinterpret_cast<const float*>(row)}; },
-              output(h));
+          AddBlock(h, begin, [](const std::byte* row) {
+            return FloatRowOf{reinterpret_cast<const float*>(row)};
+          });
         } else {
-          AddRows(
-              rows, row_weights, count, dim_,
-              [](const std::byte* row) {
-                return BF16RowOf{reinterpret_cast<const uint16_t*>(row)};
-              },
-              output(h));
+          AddBlock(h, begin, [](const std::byte* row) {
+            return BF16RowOf{reinterpret_cast<const uint16_t*>(row)};
+          });
         }
       }
     }
     for (size_t h = 0; h < heads_; ++h) FinishRow(output(h), total(h), dim_, out_ + h * dim_);
+  }
+
+  /// Adds the chosen values of kValueBlock slots.
+  template <typename RowOf>
+  void AddBlock(size_t h, size_t begin, const RowOf& row_of) {
+    const std::byte* rows[kValueBlock];
+    float row_weights[kValueBlock];
+    size_t count = 0;
+    for (size_t w = begin; w < std::min(slots_, begin + kValueBlock); w += 64) {
+      for (uint64_t bits = chosen(h)[w / 64]; bits != 0; bits &= bits - 1) {
+        const size_t n = w + static_cast<size_t>(std::countr_zero(bits));
+        rows[count] = ValueRow(Slot(n));
+        row_weights[count++] = weights(h)[n];
+      }
+    }
+    size_t fetched = 0;
+    for (size_t i = 0; i < count; i += kValueStep) {
+      for (; fetched < std::min(count, i + kValueStep + kAhead); ++fetched) {
+        Fetch(rows[fetched], cache_.value_bytes());
+      }
+      AddRows(rows + i, row_weights + i, std::min(kValueStep, count - i), dim_, row_of, output(h));
+    }
   }
 
   const CachedAttentionInput& input_;
