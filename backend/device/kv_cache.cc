@@ -20,24 +20,21 @@ void StoreElements(DType element, const float* row, int32_t dim, std::byte* to) 
   }
 }
 
-/// Quantised to the planes' integers, kept as floats (exact: at most 16 bits); returns the scale.
-float Quantize(const KeyPlanes& planes, const float* row, int32_t dim, int32_t* out) {
+/// What a quantised row is multiplied by: 0 for a row of zeros, NaN where one of it is.
+float ScaleOf(const KeyPlanes& planes, const float* row, int32_t dim) {
   float largest = 0.0f;
   for (int32_t d = 0; d < dim; ++d) {
     // A NaN makes the whole row NaN, as it would make every score.
-    largest = std::isnan(row[d]) ? row[d] : std::max(largest, std::abs(row[d]));
-    if (std::isnan(largest)) break;
+    if (std::isnan(row[d])) return row[d];
+    largest = std::max(largest, std::abs(row[d]));
   }
-  if (largest == 0.0f || std::isnan(largest)) {
-    std::fill_n(out, dim, 0);
-    return largest;
-  }
+  return largest / static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
+}
+
+int32_t Quantize(const KeyPlanes& planes, float value, float scale) {
+  if (!(scale > 0.0f)) return 0;
   const auto limit = static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
-  const float scale = largest / limit;
-  for (int32_t d = 0; d < dim; ++d) {
-    out[d] = static_cast<int32_t>(std::clamp(std::nearbyint(row[d] / scale), -limit, limit));
-  }
-  return scale;
+  return static_cast<int32_t>(std::clamp(std::nearbyint(value / scale), -limit, limit));
 }
 
 }  // namespace
@@ -65,13 +62,13 @@ void StoreKeyRow(const KvLayout& layout, const float* row, int32_t slot, std::by
     return StoreElements(layout.format().element, row, dim, block + at * layout.value_bytes());
   }
   const KeyPlanes& planes = *layout.format().planes;
-  std::vector<int32_t> integers(static_cast<size_t>(dim));
-  const float scale = Quantize(planes, row, dim, integers.data());
+  const float scale = ScaleOf(planes, row, dim);
   std::byte* const upper = block + at * dim;
   std::byte* const lower = block + layout.lower_offset() + at * dim;
   for (int32_t d = 0; d < dim; ++d) {
-    upper[d] = static_cast<std::byte>(integers[d] >> planes.lsb_bits);
-    lower[d] = static_cast<std::byte>(integers[d] & ((1 << planes.lsb_bits) - 1));
+    const int32_t integer = Quantize(planes, row[d], scale);
+    upper[d] = static_cast<std::byte>(integer >> planes.lsb_bits);
+    lower[d] = static_cast<std::byte>(integer & ((1 << planes.lsb_bits) - 1));
   }
   std::memcpy(block + layout.scale_offset() + at * sizeof(scale), &scale, sizeof(scale));
 }

@@ -4,12 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
+#include <utility>
 
+#include "backend/tensor/aligned_memory.h"
 #include "backend/tensor/dtype.h"
 
 namespace thresher {
@@ -51,29 +50,34 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t size) { Resize(size); }
 
+  AlignedBuffer(AlignedBuffer&& other) noexcept { *this = std::move(other); }
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+    memory_ = std::move(other.memory_);
+    size_ = std::exchange(other.size_, 0);
+    capacity_ = std::exchange(other.capacity_, 0);
+    return *this;
+  }
+
   void Resize(size_t size) {
     if (size > capacity_) {
-      const size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
       capacity_ = size_ = 0;
-      data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));  // NOLINT: the only owner
-      if (data_ == nullptr) throw std::bad_alloc();
+      memory_ = nullptr;  // First, so that the two are never there together.
+      const size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
+      memory_ = AllocateAligned(bytes);
       capacity_ = bytes / sizeof(T);
     }
     size_ = size;
   }
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
+  T* data() { return static_cast<T*>(memory_.get()); }
+  const T* data() const { return static_cast<const T*>(memory_.get()); }
   size_t size() const { return size_; }
-  T& operator[](size_t i) { return data_.get()[i]; }
-  const T& operator[](size_t i) const { return data_.get()[i]; }
+  T& operator[](size_t i) { return data()[i]; }
+  const T& operator[](size_t i) const { return data()[i]; }
   std::span<T> span() { return {data(), size()}; }
   std::span<const T> span() const { return {data(), size()}; }
 
  private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }  // NOLINT: pairs with aligned_alloc
-  };
-  std::unique_ptr<T, Free> data_;
+  AlignedMemory memory_;
   size_t size_ = 0;
   size_t capacity_ = 0;
 };
@@ -83,6 +87,13 @@ class MatrixBuffer {
  public:
   MatrixBuffer() = default;
   MatrixBuffer(int64_t rows, int64_t cols) { Resize(rows, cols); }
+  MatrixBuffer(MatrixBuffer&& other) noexcept { *this = std::move(other); }
+  MatrixBuffer& operator=(MatrixBuffer&& other) noexcept {
+    buffer_ = std::move(other.buffer_);
+    rows_ = std::exchange(other.rows_, 0);
+    cols_ = std::exchange(other.cols_, 0);
+    return *this;
+  }
   void Resize(int64_t rows, int64_t cols) {
     buffer_.Resize(static_cast<size_t>(rows * cols));
     rows_ = rows;

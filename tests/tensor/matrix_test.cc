@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace thresher {
@@ -36,6 +37,24 @@ TEST(AlignedBuffer, IsAlignedAndKeepsItsMemoryWhenItShrinks) {
   EXPECT_EQ(buffer.data(), before);
   buffer.Resize(100000);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+}
+
+TEST(AlignedBuffer, IsEmptyOnceItWasMovedAndMayBeUsedAgain) {
+  MatrixBuffer from(3, 5);
+  const float* const memory = from.view().data;
+  const MatrixBuffer to = std::move(from);
+  EXPECT_EQ(to.view().data, memory);
+  EXPECT_TRUE(from.view().empty());  // NOLINT: what a moved one is, is what is tested
+  from.Resize(2, 2);
+  from.view().row(1)[1] = 1.0f;
+  EXPECT_NE(from.view().data, memory);
+}
+
+TEST(AlignedBuffer, LargeMemoryIsWritableToItsEnd) {
+  AlignedBuffer<uint8_t> buffer((size_t{5} << 20) + 7);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % (size_t{2} << 20), 0u);
+  buffer[0] = 1;
+  buffer[buffer.size() - 1] = 2;
 }
 
 TEST(StoredMatrix, ConvertsOneRow) {
