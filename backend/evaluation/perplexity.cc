@@ -21,6 +21,23 @@ struct Window {
   double loss = 0;
 };
 
+/// The documents of a text, without the white space at their ends.
+std::vector<std::string_view> Documents(std::string_view text, const std::string& beginning) {
+  std::vector<size_t> begins;
+  if (text.starts_with(beginning)) begins.push_back(0);
+  const std::string at_line = "\n" + beginning;
+  for (size_t at = text.find(at_line); at != text.npos; at = text.find(at_line, at + 1)) {
+    begins.push_back(at + 1);
+  }
+  std::vector<std::string_view> documents;
+  for (size_t i = 0; i < begins.size(); ++i) {
+    const size_t end = i + 1 < begins.size() ? begins[i + 1] : text.size();
+    const std::string_view document = text.substr(begins[i], end - begins[i]);
+    documents.push_back(document.substr(0, document.find_last_not_of(" \t\r\n") + 1));
+  }
+  return documents;
+}
+
 /// Runs windows together, from their prompts to their ends.
 class Group {
  public:
@@ -95,19 +112,34 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const Tokenizer& to
     return InvalidArgument("windows of {} tokens; expected 2 to {}, the model's context", length,
                            engine.max_tokens());
   }
-  THRESHER_ASSIGN_OR_RETURN(const Encoding encoding,
-                            tokenizer.Encode(text, {.add_special_tokens = false}));
   const std::optional<int32_t> bos = engine.config().bos;
   const size_t fresh = static_cast<size_t>(length) - (bos ? 1 : 0);
   std::vector<std::vector<int32_t>> windows;
-  for (size_t begin = 0; begin + fresh <= encoding.tokens.size(); begin += fresh) {
+  const auto add = [&](std::span<const EncodedToken> tokens) {
     std::vector<int32_t>& window = windows.emplace_back();
     if (bos) window.push_back(*bos);
-    for (size_t i = 0; i < fresh; ++i) window.push_back(encoding.tokens[begin + i].id);
-  }
-  if (windows.empty()) {
-    return InvalidArgument("the text has {} tokens, not a whole window of {}",
-                           encoding.tokens.size(), length);
+    for (const EncodedToken& token : tokens) window.push_back(token.id);
+  };
+  if (options.document.empty()) {
+    THRESHER_ASSIGN_OR_RETURN(const Encoding encoding,
+                              tokenizer.Encode(text, {.add_special_tokens = false}));
+    const std::span<const EncodedToken> tokens = encoding.tokens;
+    for (size_t begin = 0; begin + fresh <= tokens.size(); begin += fresh) {
+      add(tokens.subspan(begin, fresh));
+    }
+    if (windows.empty()) {
+      return InvalidArgument("the text has {} tokens, not a whole window of {}", tokens.size(),
+                             length);
+    }
+  } else {
+    for (const std::string_view document : Documents(text, options.document)) {
+      THRESHER_ASSIGN_OR_RETURN(const Encoding encoding,
+                                tokenizer.Encode(document, {.add_special_tokens = false}));
+      const std::span<const EncodedToken> tokens = encoding.tokens;
+      add(tokens.first(std::min(fresh, tokens.size())));
+      if (windows.back().size() < 2) windows.pop_back();  // It predicts nothing.
+    }
+    if (windows.empty()) return InvalidArgument("no line begins with '{}'", options.document);
   }
   const auto all = static_cast<int64_t>(windows.size());
   if (options.limit > 0 && options.limit < all) {
@@ -133,7 +165,7 @@ absl::StatusOr<PerplexityResult> MeasurePerplexity(DecoderEngine& engine,
     }
   }
   PerplexityResult result{.sparsity = std::string(sparsity), .policy = policy->text()};
-  double squares = 0.0;
+  std::vector<std::pair<double, double>> sums;  // Of each window: its loss, its scored tokens.
   const auto start = std::chrono::steady_clock::now();
   const auto batch = static_cast<size_t>(std::max(options.batch, 1));
   for (size_t first = 0; first < windows.size(); first += batch) {
@@ -149,16 +181,20 @@ absl::StatusOr<PerplexityResult> MeasurePerplexity(DecoderEngine& engine,
       const auto scored = static_cast<double>(window.ids.size()) - options.prompt;
       result.steps += static_cast<int64_t>(scored) - 1;
       result.loss += window.loss;
-      squares += (window.loss / scored) * (window.loss / scored);
+      sums.emplace_back(window.loss, scored);
       ++result.windows;
     }
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.loss /= static_cast<double>(std::max<int64_t>(result.tokens, 1));
-  if (const auto n = static_cast<double>(result.windows); n > 1) {
-    // Windows are equally long, so the mean over windows is the mean over tokens.
-    const double variance = std::max(0.0, squares / n - result.loss * result.loss) * n / (n - 1);
-    result.standard_error = std::sqrt(variance / n);
+  if (const auto n = static_cast<double>(sums.size()); n > 1) {
+    // Tokens of a window belong together; windows are independent (the ratio's linearised error).
+    double squares = 0.0;
+    for (const auto& [loss, scored] : sums) {
+      squares += (loss - result.loss * scored) * (loss - result.loss * scored);
+    }
+    result.standard_error =
+        std::sqrt(squares * n / (n - 1)) / static_cast<double>(std::max<int64_t>(result.tokens, 1));
   }
   return result;
 }

@@ -1,8 +1,9 @@
 // What KV policies cost a decoder: perplexity of a text, against the keys and values that were read
 // and held.
 //
-// The text is tokenized whole and cut into windows of equal length that do not overlap (a last
-// shorter one is left out), each begun with BOS where the model has one. Of a window the first
+// The text is cut into windows of as many tokens that do not overlap (a last shorter one is left
+// out); or into documents, of each of which the beginning is a window, at most so long. A window
+// begins with BOS where the model has one. Of a window the first
 // tokens are its prompt, which is read densely; every later token is run as a decode step, as if it
 // had been generated, so that the policy rules what it sees, and the next token's log-probability
 // is scored.
@@ -25,7 +26,10 @@ namespace thresher {
 
 struct WindowOptions {
   int32_t tokens = 0;  // Of a window, BOS included; 0: the model's context.
-  int64_t limit = 0;   // At most so many windows, evenly spread over the text; 0: all.
+  /// A document begins at each line that begins so; what is before the first is left out. Empty:
+  /// the text is not cut into documents.
+  std::string document;
+  int64_t limit = 0;  // At most so many windows, evenly spread over the text; 0: all.
 };
 
 /// INVALID_ARGUMENT: a window longer than the context or shorter than 2 tokens, a text that has not

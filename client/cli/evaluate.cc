@@ -233,6 +233,11 @@ Command DefineEvaluate(CLI::App& root) {
       ->check(CLI::Range(2, 1 << 20))
       ->option_text("N")
       ->group("On a decoder, whose --data is a plain text");
+  app->add_option("--document", flags->text.document,
+                  "A document begins at each line that begins so; of each only the beginning, at "
+                  "most a window, is taken")
+      ->option_text("TEXT")
+      ->group("On a decoder, whose --data is a plain text");
   app->add_option("--prompt-tokens", flags->text.prompt,
                   "Of each window so many are read densely and not scored (default 1)")
       ->check(CLI::PositiveNumber)

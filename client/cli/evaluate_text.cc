@@ -105,8 +105,8 @@ absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t l
                           const TextFlags& flags, std::span<const std::string> policies, bool json,
                           bool quiet, const std::string& csv, std::stop_token stop) {
   THRESHER_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxTextBytes));
-  auto windows =
-      CutWindows(*model.tokenizer, *model.decoder, text, {.tokens = flags.window, .limit = limit});
+  auto windows = CutWindows(*model.tokenizer, *model.decoder, text,
+                            {.tokens = flags.window, .document = flags.document, .limit = limit});
   if (!windows.ok()) return Annotate(windows.status(), path);
   std::vector<std::string> all = {"dense"};
   for (const std::string& policy : policies) {

@@ -17,6 +17,7 @@ namespace thresher::cli {
 
 struct TextFlags {
   int32_t window = 0;  // Tokens; 0: the model's context.
+  std::string document;
   int32_t prompt = 1;
 };
 
