@@ -84,7 +84,35 @@ std::vector<Tensor> Tensors(const RandomCheckpointOptions& o) {
   return tensors;
 }
 
-void WriteWeights(std::ostream& out, const RandomCheckpointOptions& o) {
+std::vector<Tensor> Tensors(const RandomGpt2Options& o) {
+  const int64_t width = o.hidden_size;
+  std::vector<Tensor> tensors = {{"wte.weight", {o.vocab_size, width}, 0.0f, 0.05f},
+                                 {"wpe.weight", {o.positions, width}, 0.0f, 0.05f}};
+  const auto norm = [&](const std::string& name) {
+    tensors.push_back({name + ".weight", {width}, 1.0f, 0.1f});
+    tensors.push_back({name + ".bias", {width}, 0.0f, 0.1f});
+  };
+  // Conv1D: the input comes first.
+  const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
+    const float spread = std::sqrt(3.0f / static_cast<float>(in));
+    tensors.push_back({name + ".weight", {in, out}, 0.0f, spread});
+    tensors.push_back({name + ".bias", {out}, 0.0f, 0.05f});
+  };
+  for (int32_t i = 0; i < o.layers; ++i) {
+    const std::string layer = fmt::format("h.{}.", i);
+    norm(layer + "ln_1");
+    linear(layer + "attn.c_attn", width, 3 * width);
+    linear(layer + "attn.c_proj", width, width);
+    norm(layer + "ln_2");
+    linear(layer + "mlp.c_fc", width, 4 * width);
+    linear(layer + "mlp.c_proj", 4 * width, width);
+  }
+  norm("ln_f");
+  return tensors;
+}
+
+template <typename Options>
+void WriteWeights(std::ostream& out, const Options& o) {
   const std::vector<Tensor> tensors = Tensors(o);
   nlohmann::json header;
   int64_t offset = 0;
@@ -162,19 +190,43 @@ absl::Status WriteFile(const std::filesystem::path& path, Write write) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::Status WriteRandomCheckpoint(const std::filesystem::path& directory,
-                                   const RandomCheckpointOptions& options) {
+template <typename Options>
+absl::Status MakeWithWeights(const std::filesystem::path& directory, const Options& options) {
   if (options.dtype != DType::kF32 && options.dtype != DType::kBF16) {
     return InvalidArgument("random checkpoints are F32 or BF16, not {}", Name(options.dtype));
   }
-  if (options.vocab_size < 128) return InvalidArgument("vocab_size must be at least 128");
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) return Internal("{}: {}", directory.string(), error.message());
-  THRESHER_RETURN_IF_ERROR(WriteFile(directory / "model.safetensors",
-                                     [&](std::ostream& out) { WriteWeights(out, options); }));
+  return WriteFile(directory / "model.safetensors",
+                   [&](std::ostream& out) { WriteWeights(out, options); });
+}
+
+}  // namespace
+
+absl::Status WriteRandomGpt2(const std::filesystem::path& directory,
+                             const RandomGpt2Options& options) {
+  THRESHER_RETURN_IF_ERROR(MakeWithWeights(directory, options));
+  const nlohmann::json config = {
+      {"architectures", {"GPT2LMHeadModel"}},
+      {"model_type", "gpt2"},
+      {"vocab_size", options.vocab_size},
+      {"n_embd", options.hidden_size},
+      {"n_layer", options.layers},
+      {"n_head", options.heads},
+      {"n_positions", options.positions},
+      {"activation_function", "gelu_new"},
+      {"layer_norm_epsilon", 1e-5},
+      {"tie_word_embeddings", true},
+  };
+  return WriteFile(directory / "config.json",
+                   [&](std::ostream& out) { out << config.dump(1) << "\n"; });
+}
+
+absl::Status WriteRandomCheckpoint(const std::filesystem::path& directory,
+                                   const RandomCheckpointOptions& options) {
+  if (options.vocab_size < 128) return InvalidArgument("vocab_size must be at least 128");
+  THRESHER_RETURN_IF_ERROR(MakeWithWeights(directory, options));
   THRESHER_RETURN_IF_ERROR(
       WriteFile(directory / "config.json", [&](std::ostream& out) { WriteConfig(out, options); }));
   THRESHER_RETURN_IF_ERROR(WriteFile(directory / "tokenizer_config.json", [](std::ostream& out) {

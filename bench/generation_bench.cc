@@ -1,0 +1,210 @@
+// Generation end to end in the engine: a GPT-2-small with random weights, whole steps. What is
+// generated means nothing; what it costs is real.
+//
+// A decode step at batch 1 can go no faster than its weights are read: `GB/s` (weights and cache)
+// against the machine's own read bandwidth, measured in the same run.
+//
+// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/device/cpu_resources.h"
+#include "backend/engine/decoder_engine.h"
+#include "backend/tensor/status.h"
+#include "bench/read_bandwidth.h"
+#include "tests/testing/paths.h"
+#include "tests/testing/random_checkpoint.h"
+
+namespace thresher {
+namespace {
+
+using benchmark::Counter;
+using benchmark::State;
+
+constexpr int32_t kPositions = 4608;
+
+int Threads() {
+  const char* wanted = std::getenv("THRESHER_BENCH_THREADS");
+  return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
+}
+
+template <typename T>
+T ValueOf(absl::StatusOr<T> result) {
+  if (!result.ok()) throw std::runtime_error(Message(result.status()));
+  return *std::move(result);
+}
+
+/// One model for each precision, kept for all benchmarks.
+DecoderEngine& Engine(Precision precision) {
+  static const testing::TempDir directory;
+  static const bool written =
+      testing::WriteRandomGpt2(directory.path(), {.positions = kPositions}).ok();
+  if (!written) throw std::runtime_error("the checkpoint could not be written");
+  static const std::shared_ptr<Device> device =
+      ValueOf(CreateDevice("cpu", {.threads = Threads()}));
+  static std::map<Precision, std::unique_ptr<DecoderEngine>> engines;
+  std::unique_ptr<DecoderEngine>& engine = engines[precision];
+  if (engine == nullptr) {
+    const DecoderConfig config = ValueOf(LoadDecoderConfig(directory.path().string()));
+    engine = ValueOf(DecoderEngine::Load(directory.path().string(), config, device, precision,
+                                         kPositions, std::make_shared<KvPool>(size_t{8} << 30)));
+  }
+  return *engine;
+}
+
+/// `texts` texts that have read `context` tokens each under the policy.
+class Batch {
+ public:
+  Batch(DecoderEngine& engine, int32_t texts, int32_t context, const std::string& policy)
+      : engine_(engine), ids_(static_cast<size_t>(context)), next_(1) {
+    const std::shared_ptr<const Policy> parsed = ValueOf(engine.ParsePolicy(policy));
+    for (size_t i = 0; i < ids_.size(); ++i) ids_[i] = static_cast<int32_t>(i * 7919 % 50257);
+    constexpr int32_t kSteps = 256;
+    const size_t bytes = engine.CacheBytes(parsed.get(), context, context + kSteps);
+    for (int32_t t = 0; t < texts; ++t) texts_.push_back(ValueOf(engine.Start(parsed, {}, bytes)));
+    for (const CachedTextPtr& text : texts_) {
+      for (size_t begin = 0; begin < ids_.size(); begin += 512) {
+        const size_t count = std::min<size_t>(512, ids_.size() - begin);
+        Step({{.text = text.get(),
+               .ids = std::span(ids_).subspan(begin, count),
+               .prompt = true,
+               .prompt_ends = begin + count == ids_.size()}});
+      }
+    }
+  }
+
+  /// One token for each text, logits and all.
+  void Decode() {
+    std::vector<StepPart> parts;
+    for (const CachedTextPtr& text : texts_) {
+      parts.push_back(
+          {.text = text.get(), .ids = std::span(&next_, 1), .logits = StepPart::Logits::kLast});
+    }
+    Step(parts);
+  }
+  /// Bytes of cache that the decode steps read, of all texts, so far.
+  double BytesRead() const {
+    double bytes = 0;
+    for (const CachedTextPtr& text : texts_) {
+      bytes += static_cast<double>(DecoderEngine::Report(*text).decode().bytes().done());
+    }
+    return bytes;
+  }
+
+ private:
+  void Step(const std::vector<StepPart>& parts) {
+    const absl::Status status =
+        engine_.Step(parts, [](size_t, int32_t, std::span<const float> logits) {
+          benchmark::DoNotOptimize(logits.data());
+        });
+    if (!status.ok()) throw std::runtime_error(Message(status));
+  }
+
+  DecoderEngine& engine_;
+  std::vector<int32_t> ids_;
+  int32_t next_;
+  std::vector<CachedTextPtr> texts_;
+};
+
+double Bandwidth() {
+  static const double bandwidth = MeasureReadBandwidth(Threads(), size_t{512} << 20);
+  return bandwidth;
+}
+
+double SecondsOf(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// Batch 1 at context 128: weights once a token.
+void DecodeOne(State& state, Precision precision) {
+  DecoderEngine& engine = Engine(precision);
+  Batch batch(engine, 1, 128, "dense");
+  for (auto _ : state) batch.Decode();
+  const double bytes = static_cast<double>(engine.packed_bytes()) +
+                       batch.BytesRead() / static_cast<double>(state.iterations());
+  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["limit GB/s"] = Bandwidth();
+  state.counters["tokens/s"] = Counter(1, Counter::kIsIterationInvariantRate);
+}
+
+/// Batch 8 against batch 1, at context 128, in turns.
+void DecodeEight(State& state, Precision precision) {
+  DecoderEngine& engine = Engine(precision);
+  Batch one(engine, 1, 128, "dense"), eight(engine, 8, 128, "dense");
+  double alone = 0, together = 0;
+  for (auto _ : state) {
+    alone += SecondsOf([&] { one.Decode(); });
+    together += SecondsOf([&] { eight.Decode(); });
+  }
+  state.counters["tokens/s"] = Counter(8 * static_cast<double>(state.iterations()) / together);
+  state.counters["ratio to batch 1"] = 8 * alone / together;
+}
+
+/// 8 texts of 4096 tokens, pruned against dense, in turns.
+void DecodeLong(State& state, Precision precision, const std::string& policy) {
+  DecoderEngine& engine = Engine(precision);
+  Batch dense(engine, 8, 4096, "dense"), pruned(engine, 8, 4096, policy);
+  double without = 0, with = 0;
+  for (auto _ : state) {
+    without += SecondsOf([&] { dense.Decode(); });
+    with += SecondsOf([&] { pruned.Decode(); });
+  }
+  const auto steps = static_cast<double>(state.iterations());
+  const auto weights = static_cast<double>(engine.packed_bytes());
+  state.counters["tokens/s"] = Counter(8 * steps / with);
+  state.counters["ratio to dense"] = without / with;
+  state.counters["bytes ratio"] =
+      (weights + dense.BytesRead() / steps) / (weights + pruned.BytesRead() / steps);
+  state.counters["dense GB/s"] = (weights * steps + dense.BytesRead()) / without * 1e-9;
+}
+
+/// A prompt of 512 tokens.
+void Prefill(State& state, Precision precision) {
+  DecoderEngine& engine = Engine(precision);
+  for (auto _ : state) Batch(engine, 1, 512, "h2o");  // Which takes no prefix from others.
+  state.counters["tokens/s"] = Counter(512, Counter::kIsIterationInvariantRate);
+  // Multiply-adds of a layer's products, twice, and of causal attention.
+  const double flops = 12 * (2.0 * 512 * 12 * 768 * 768 + 2.0 * 512 * 512 * 768);
+  state.counters["GFLOP/s"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
+}
+
+void Define() {
+  const std::pair<const char*, Precision> precisions[] = {
+      {"f32", Precision::kF32}, {"bf16", Precision::kBF16}, {"int8", Precision::kInt8}};
+  for (const auto& [name, precision] : precisions) {
+    const std::string end = std::string("/") + name;
+    const auto add = [&](const std::string& title, auto run, int iterations) {
+      benchmark::RegisterBenchmark((title + end).c_str(), run)
+          ->Unit(benchmark::kMillisecond)
+          ->Iterations(iterations)
+          ->UseRealTime();
+    };
+    const Precision p = precision;
+    add(
+        "Decode1", [p](State& state) { DecodeOne(state, p); }, 50);
+    add(
+        "Decode8", [p](State& state) { DecodeEight(state, p); }, 20);
+    add(
+        "Prefill512", [p](State& state) { Prefill(state, p); }, 5);
+    if (precision == Precision::kInt8) continue;
+    add(
+        "Decode8x4096/keep=0.25,bits=6to4",
+        [p](State& state) { DecodeLong(state, p, "spatten:keep=0.25,bits=6/4"); }, 8);
+  }
+}
+
+const bool kDefined = (Define(), true);
+
+}  // namespace
+}  // namespace thresher
