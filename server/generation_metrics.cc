@@ -54,12 +54,12 @@ struct TextSeries::Families {
                         "Bytes of K and V that dense decode steps would have read besides.")),
         held(Counters(registry, "thresher_kv_held_bytes_total",
                       "Bytes of cache that texts held at their end, summed over texts.")),
-        evicted(Counters(registry, "thresher_kv_evicted_bytes_total",
+        held_saved(Counters(registry, "thresher_kv_held_saved_bytes_total",
                          "Bytes of cache that dense texts would have held besides.")) {}
 
   const std::vector<double> seconds;
   prometheus::Family<Histogram>&first, &next, &step_texts, &step_seconds;
-  prometheus::Family<Counter>&prompt, &cached, &generated, &read, &spared, &held, &evicted;
+  prometheus::Family<Counter>&prompt, &cached, &generated, &read, &spared, &held, &held_saved;
 };
 
 TextSeries::TextSeries(Families& families, const std::string& model)
@@ -92,7 +92,7 @@ void TextSeries::OnEnd(const GenerationResult& result, std::string_view policy) 
   MutexLock lock(&mutex_);
   const PolicySeries& series = UsePolicy(policy);
   Count(result.report.decode().bytes(), *series.read, *series.spared);
-  Count(result.report.kv_held(), *series.held, *series.evicted);
+  Count(result.report.kv_held(), *series.held, *series.held_saved);
 }
 
 TextSeries::PolicySeries& TextSeries::UsePolicy(std::string_view policy) {
@@ -103,7 +103,7 @@ TextSeries::PolicySeries& TextSeries::UsePolicy(std::string_view policy) {
   return policies_
       .emplace(std::string(policy),
                PolicySeries{&families_.read.Add(labels), &families_.spared.Add(labels),
-                            &families_.held.Add(labels), &families_.evicted.Add(labels)})
+                            &families_.held.Add(labels), &families_.held_saved.Add(labels)})
       .first->second;
 }
 

@@ -37,7 +37,7 @@ class TextSeries final : public GenerationObserver {
  private:
   friend class GenerationMetrics;
   struct PolicySeries {
-    prometheus::Counter *read, *spared, *held, *evicted;
+    prometheus::Counter *read, *spared, *held, *held_saved;
   };
   struct Families;
 

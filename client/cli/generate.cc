@@ -307,7 +307,8 @@ Command DefineGenerate(CLI::App& root) {
   option("--repetition-penalty", flags->repetition_penalty,
          "Above 1: tokens that were there already become less probable", "R");
   option("--seed", flags->seed, "The same seed gives the same text (default: a random one, told)",
-         "S");
+         "S")
+      ->check(CLI::NonNegativeNumber);
   option("--stop", flags->stop, "End before this text; may be repeated", "TEXT")
       ->allow_extra_args(false);
   app->add_flag("--ignore-eos", flags->ignore_eos, "Go on after an end-of-text token")

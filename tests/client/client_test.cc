@@ -58,6 +58,7 @@ TEST(ClientTest, EveryServiceIsReached) {
   EXPECT_TRUE(client->Call(v1::TokenClassifyRequest()).ok());
   EXPECT_TRUE(client->Call(v1::AnswerRequest()).ok());
   EXPECT_TRUE(client->Call(v1::TokenizeRequest()).ok());
+  EXPECT_TRUE(client->Call(v1::ScoreRequest()).ok());
   EXPECT_TRUE(client->Call(inference::ServerLiveRequest())->live());
   const auto health = client->Call(grpc::health::v1::HealthCheckRequest());
   EXPECT_EQ(health->status(), grpc::health::v1::HealthCheckResponse::SERVING);

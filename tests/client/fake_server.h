@@ -49,6 +49,8 @@ class FakeServer {
   std::function<grpc::Status(Context&)> before;
   /// The inputs of each Classify call go here, where it is set.
   std::function<void(const v1::ClassifyRequest&)> on_classify;
+  /// Each Generate call goes here, where it is set.
+  std::function<void(const v1::GenerateRequest&)> on_generate;
   std::vector<std::string> models = {"m"};
   std::map<std::string, grpc::health::v1::HealthCheckResponse::ServingStatus> health = {
       {"", grpc::health::v1::HealthCheckResponse::SERVING}};
@@ -105,8 +107,8 @@ class FakeServer {
         v1::Classification& result = *response->add_results();
         *result.mutable_info() = Info(input.text());
         result.set_label("negative");
-        result.add_scores(1 - Score(input.text()));
-        result.add_scores(Score(input.text()));
+        result.add_scores(1 - FakeServer::Score(input.text()));
+        result.add_scores(FakeServer::Score(input.text()));
       }
       return fake_.Finish(context);
     }
@@ -115,7 +117,7 @@ class FakeServer {
       for (const v1::Input& input : request->inputs()) {
         v1::Embedding& result = *response->add_results();
         *result.mutable_info() = Info(input.text());
-        result.add_values(Score(input.text()));
+        result.add_values(FakeServer::Score(input.text()));
         result.add_values(request->pooling());
         result.add_values(!request->has_normalize() ? -1.0f : request->normalize() ? 1.0f : 0.0f);
       }
@@ -159,6 +161,68 @@ class FakeServer {
         }
       }
       return fake_.Finish(context);
+    }
+
+    Reactor* Score(Context* context, const v1::ScoreRequest* request,
+                   v1::ScoreResponse* response) override {
+      for (const v1::Input& input : request->inputs()) {
+        v1::TextScore& result = *response->add_results();
+        *result.mutable_info() = Info(input.text());
+        result.set_logprob(-static_cast<double>(input.text().size()));
+      }
+      return fake_.Finish(context);
+    }
+    /// A token for each byte of the prompt, and "!" at the end; "bad" fails.
+    grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+        Context* context, const v1::GenerateRequest* request) override {
+      class Writer final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+       public:
+        explicit Writer(const v1::GenerateRequest& request) : prompt_(request.prompt().text()) {
+          if (prompt_ == "bad") {
+            Finish({grpc::StatusCode::INVALID_ARGUMENT, "it is bad"});
+          } else {
+            Next();
+          }
+        }
+        void OnWriteDone(bool ok) override {
+          if (!ok) {
+            Finish(grpc::Status::CANCELLED);
+          } else if (message_.has_end()) {
+            Finish(grpc::Status::OK);
+          } else {
+            Next();
+          }
+        }
+        void OnDone() override { delete this; }
+
+       private:
+        void Next() {
+          message_.Clear();
+          if (at_ < prompt_.size()) {
+            v1::GeneratedToken& token = *message_.add_tokens();
+            token.set_id(static_cast<unsigned char>(prompt_[at_]));
+            token.set_text(prompt_.substr(at_++, 1));
+            token.set_logprob(-0.5f);
+          } else {
+            v1::GenerateEnd& end = *message_.mutable_end();
+            end.set_text("!");
+            end.set_finish_reason("stop");
+            end.mutable_usage()->set_prompt_tokens(3);
+            end.mutable_usage()->set_generated_tokens(static_cast<int>(prompt_.size()));
+            end.mutable_timings()->set_first_token(0.25);
+            end.mutable_timings()->set_total(0.5);
+            end.mutable_report()->set_policy("dense");
+            end.set_seed(9);
+          }
+          StartWrite(&message_);
+        }
+        const std::string prompt_;
+        size_t at_ = 0;
+        v1::GenerateResponse message_;
+      };
+      ++fake_.calls;
+      if (fake_.on_generate) fake_.on_generate(*request);
+      return new Writer(*request);
     }
 
    private:

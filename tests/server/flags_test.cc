@@ -133,6 +133,23 @@ TEST(FlagsTest, EveryPromisedFlagIsTaken) {
   EXPECT_EQ(config.log_format(), "json");
 }
 
+TEST(FlagsTest, SizesHaveUnits) {
+  EXPECT_FALSE(ConfigOf({"--model=m=d"}).has_kv_cache_bytes());
+  for (const auto& [text, bytes] :
+       std::vector<std::pair<std::string, int64_t>>{{"1000", 1000},
+                                                    {"3KiB", 3 << 10},
+                                                    {"512MiB", int64_t{512} << 20},
+                                                    {"40GiB", int64_t{40} << 30}}) {
+    EXPECT_EQ(ConfigOf({"--model=m=d", "--kv-cache-bytes", text}).kv_cache_bytes(), bytes);
+  }
+  for (const char* text : {"MiB", "-1", "1.5GiB", "1 MiB", "1mb", "9999999999GiB", "0"}) {
+    EXPECT_THAT(ErrorOf({"--model=m=d", std::string("--kv-cache-bytes=") + text}),
+                HasSubstr("--kv-cache-bytes"))
+        << text;
+  }
+  EXPECT_THAT(ErrorOf({"--model=m=d", "--prefill-chunk=0"}), HasSubstr("--prefill-chunk"));
+}
+
 // A field of the configuration file without a flag and a variable, or without a line in the help,
 // would be forgotten silently.
 TEST(FlagsTest, EveryFieldHasAFlagInTheHelp) {
@@ -220,6 +237,8 @@ TEST_F(PrecedenceTest, EachVariableSetsWhatItsFlagSets) {
                                                                      {"lame-duck", "5s"},
                                                                      {"max-batch-sequences", "6"},
                                                                      {"model-repository", "dir"},
+                                                                     {"kv-cache-bytes", "512MiB"},
+                                                                     {"prefill-chunk", "77"},
                                                                      {"log-level", "warn"},
                                                                      {"log-format", "json"}};
   for (const auto& [name, value] : settings) {

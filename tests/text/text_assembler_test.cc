@@ -60,7 +60,8 @@ std::string Pieces(TextAssembler& text, std::string_view bytes) {
     pieces += text.Push(static_cast<unsigned char>(c)) + "|";
     if (text.stopped()) return pieces + ".";
   }
-  return pieces + text.Finish() + (text.stopped() ? "." : "");
+  pieces += text.Finish();
+  return pieces + (text.stopped() ? "." : "");
 }
 std::string Pieces(std::vector<std::string> stop, std::string_view bytes) {
   TextAssembler text(kBytes, std::move(stop));
