@@ -40,7 +40,7 @@ async function startServer(...flags) {
     let output = '';
     child.stdout.on('data', (chunk) => {
       output += chunk;
-      const match = /^serving grpc=(\S+) http=(\S+) models=1\n/.exec(output);
+      const match = /^serving grpc=(\S+) http=(\S+) models=\d+\n/.exec(output);
       if (match) resolve(match.slice(1));
     });
     child.on('error', reject);

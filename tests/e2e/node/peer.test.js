@@ -6,6 +6,7 @@ const {after, before, describe, test} = require('node:test');
 const {call, grpc, startServer} = require('./peer.js');
 
 const {status} = grpc;
+const source = process.env.PEER_SOURCE_DIR;
 const timeout = 120_000;  // Against a hang.
 
 let server;
@@ -188,6 +189,65 @@ describe('Open Inference', () => {
     await assert.rejects(call(server.inference, 'RepositoryModelLoad', {model_name: 'nobody'}),
                          ({code}) => code === status.NOT_FOUND);
   }, {timeout});
+});
+
+describe('generation', () => {
+  const request = {model: {name: 'gpt'}, prompt: {text: 'the'}, max_tokens: 8, ignore_eos: true};
+  let decoder;
+  before(async () => {
+    decoder = await startServer('--model', `gpt=${source}/tests/golden/decoder-gpt2`);
+  }, {timeout});
+  after(async () => { assert.equal(await decoder.stop(), 0); }, {timeout});
+
+  // All messages of a stream, or its error.
+  const messages = (stream) => new Promise((resolve, reject) => {
+    const all = [];
+    stream.on('data', (message) => all.push(message));
+    stream.on('error', reject);
+    stream.on('end', () => resolve(all));
+  });
+  const wholeText = async () => (await messages(decoder.thresher.Generate(request)))
+      .map(({tokens, end}) => tokens.map(({text}) => text).join('') + (end ? end.text : '')).join('');
+
+  test('Generate streams tokens and ends', async () => {
+    const all = await messages(decoder.thresher.Generate(request));
+    assert.equal(all.flatMap(({tokens}) => tokens).length, 8);
+    assert.equal(all.at(-1).end.finish_reason, 'length');
+    assert.equal(all.at(-1).end.usage.generated_tokens, 8);
+    assert.ok(all.slice(0, -1).every(({end}) => end === null));
+    assert.equal(await decoder.metric('thresher_kv_cache_used_bytes'), 0);
+  });
+
+  test('ModelStreamInfer answers one prompt many times', async () => {
+    const stream = decoder.inference.ModelStreamInfer();
+    const answers = messages(stream);
+    stream.write({model_name: 'gpt', inputs: [texts('the')],
+                  parameters: {max_tokens: {int64_param: 8}, ignore_eos: {bool_param: true}}});
+    stream.end();
+    const parts = (await answers).map(({infer_response: part}) => part);
+    assert.deepEqual(parts.map(({parameters}) => parameters.triton_final_response.bool_param),
+                     [...Array(8).fill(false), true]);
+    const text = parts.map((part) => output(part, 'text').contents.bytes_contents[0]).join('');
+    assert.equal(text, await wholeText());
+  });
+
+  test('a bad request is the status of the stream', async () => {
+    await assert.rejects(
+        messages(decoder.thresher.Generate({...request, stop: ['']})),
+        ({code, details}) => code === status.INVALID_ARGUMENT && /stop\[0\]/.test(details));
+    await assert.rejects(call(decoder.inference, 'ModelInfer',
+                              {model_name: 'gpt', inputs: [texts('a', 'b')]}),
+                         ({code}) => code === status.INVALID_ARGUMENT);
+  });
+
+  test('a stream that is cancelled leaves nothing', async () => {
+    const stream = decoder.thresher.Generate({...request, max_tokens: 40});
+    const ended = messages(stream);
+    stream.cancel();
+    await ended.catch(({code}) => assert.equal(code, status.CANCELLED));
+    assert.equal(await wholeText(), await wholeText());
+    assert.equal(await decoder.metric('thresher_kv_cache_used_bytes'), 0);
+  });
 });
 
 describe('bad input gets its status and leaves the server well', () => {
