@@ -55,7 +55,7 @@ struct TextSeries::Families {
         held(Counters(registry, "thresher_kv_held_bytes_total",
                       "Bytes of cache that texts held at their end, summed over texts.")),
         held_saved(Counters(registry, "thresher_kv_held_saved_bytes_total",
-                         "Bytes of cache that dense texts would have held besides.")) {}
+                            "Bytes of cache that dense texts would have held besides.")) {}
 
   const std::vector<double> seconds;
   prometheus::Family<Histogram>&first, &next, &step_texts, &step_seconds;

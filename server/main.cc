@@ -151,6 +151,7 @@ int Serve(const v1::ServerConfig& config) {
   Scheduler scheduler(MakeSchedulerOptions(config), &metrics);
   const auto repository_options = MakeRepositoryOptions(config, threads, &scheduler, &metrics);
   if (!repository_options.ok()) return Fail(repository_options.status());
+  spdlog::info("texts may hold {} MiB of KV cache", repository_options->kv_pool->limit() >> 20);
   ModelRepository repository(*repository_options, {config.models().begin(), config.models().end()});
   metrics.SetThreads(threads, cpus.quota.value_or(0));
   metrics.Watch(&scheduler, &repository);

@@ -54,6 +54,28 @@ TEST(LoadModel, TellsWhatItLoaded) {
   EXPECT_EQ(model->tokenizer->vocab_size(), 8000);
 }
 
+TEST(LoadModel, ADecoderHasAnEngineOfItsOwn) {
+  const auto model =
+      Load((testing::SourceDir() / "tests/golden/decoder-gpt2").string(), {.max_tokens = 40});
+  EXPECT_EQ(model->engine, nullptr);
+  ASSERT_NE(model->decoder, nullptr);
+  const ModelInfo& info = model->info;
+  EXPECT_EQ(info.architecture, "GPT2LMHeadModel");
+  EXPECT_EQ(info.task, Task::kGeneration);
+  EXPECT_EQ(info.max_tokens, 40);
+  EXPECT_EQ(info.vocab_size, 64);
+  EXPECT_EQ(info.bos, 0);
+  EXPECT_THAT(info.eos, ElementsAre(2));
+  EXPECT_GT(info.parameters, 0);
+  EXPECT_EQ(model->decoder->pool().snapshot().used, 0u);
+}
+
+TEST(LoadModel, ADecoderThatNoTextCouldFitTheCacheOfIsRefused) {
+  const auto model = LoadModel((testing::SourceDir() / "tests/golden/decoder-gpt2").string(),
+                               MakeDevice("reference"), {.kv_pool = std::make_shared<KvPool>(16)});
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST(LoadModel, TextToLogitsAgreesWithPyTorch) {
   const fs::path directory = testing::SourceDir() / "models/sst2-mini";
   const auto model = Load(directory.string());

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/scheduler/scheduler.h"
+#include "server/generation_metrics.h"
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
 #include "tests/server/tiny_checkpoint.h"
@@ -283,6 +284,29 @@ TEST_F(MetricsTest, TheAttentionIsMeasuredInTheFirstOfEachSoManyOfAModel) {
   EXPECT_FALSE(never.NextDetail("m").distribution);
 }
 
+TEST_F(MetricsTest, ATextsEndIsCountedByModelAndWhatItsCacheDidByPolicyToo) {
+  GenerationResult result;
+  result.prompt_tokens = 30;
+  result.cached_prompt_tokens = 20;
+  result.generated_tokens = 5;
+  result.report.mutable_decode()->mutable_bytes()->set_dense(1000);
+  result.report.mutable_decode()->mutable_bytes()->set_done(300);
+  result.report.mutable_kv_held()->set_dense(80);
+  result.report.mutable_kv_held()->set_done(60);
+  metrics_.TextsOf("m").OnEnd(result, "spatten");
+  metrics_.TextsOf("m").OnEnd(result, "spatten");
+  const std::string text = metrics_.Exposition();
+  EXPECT_EQ(Value(text, R"(thresher_prompt_tokens_total{model="m"})"), 60);
+  EXPECT_EQ(Value(text, R"(thresher_cached_prompt_tokens_total{model="m"})"), 40);
+  EXPECT_EQ(Value(text, R"(thresher_generated_tokens_total{model="m"})"), 10);
+  const std::string policy = R"({model="m",policy="spatten"})";
+  EXPECT_EQ(Value(text, "thresher_decode_kv_read_bytes_total" + policy), 600);
+  EXPECT_EQ(Value(text, "thresher_decode_kv_saved_bytes_total" + policy), 1400);
+  EXPECT_EQ(Value(text, "thresher_kv_held_bytes_total" + policy), 120);
+  EXPECT_EQ(Value(text, "thresher_kv_held_saved_bytes_total" + policy), 40);
+  EXPECT_EQ(Value(text, R"(thresher_kv_held_bytes_total{model="m",policy="dense"})"), 0);
+}
+
 // The scheduler's own thread observes while others count and scrape.
 TEST_F(MetricsTest, ManyThreadsAtOnce) {
   const auto served = *repository_->Find("m", "");
@@ -315,6 +339,11 @@ TEST_F(MetricsTest, PromtoolIsSilent) {
   metrics_.OnRequest("m", Method::kAnswer, absl::InvalidArgumentError(""), kTimes);
   metrics_.OnRequest("", Method::kTokenize, absl::NotFoundError(""), kTimes);
   metrics_.OnReport("m", "spatten+fact", Report(2));
+  TextSeries& texts = metrics_.TextsOf("m");
+  texts.OnStep(2, 1, 30, absl::Milliseconds(5));
+  texts.OnFirstToken(absl::Milliseconds(7));
+  texts.OnNextToken(absl::Milliseconds(3));
+  texts.OnEnd(GenerationResult{.prompt_tokens = 30, .generated_tokens = 2}, "h2o");
   const std::string input = (dir_.path() / "metrics").string();
   const std::string output = (dir_.path() / "promtool").string();
   std::ofstream(input) << metrics_.Exposition();
