@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -55,6 +56,12 @@ bool Matches(const std::string& pattern, std::string_view path) {
 
 bool TakesBody(std::string_view method) {
   return method == "POST" || method == "PUT" || method == "PATCH";
+}
+
+/// Where CivetWeb wants the place of its error code (until 1.15); later it holds the code itself.
+template <typename ErrorData>
+void SetCode(unsigned* code, ErrorData* error) {
+  if constexpr (std::is_pointer_v<decltype(error->code)>) error->code = code;
 }
 
 }  // namespace
@@ -131,7 +138,10 @@ class HttpServer::Impl {
     callbacks.log_message = &OnLog;
     std::array<char, 512> text = {};
     unsigned code = 0;
-    mg_error_data error = {&code, text.data(), text.size()};
+    mg_error_data error = {};
+    SetCode(&code, &error);
+    error.text = text.data();
+    error.text_buffer_size = text.size();
     mg_init_data init = {&callbacks, this, settings.data()};
     context_ = mg_start2(&init, &error);
     if (context_ == nullptr) {
