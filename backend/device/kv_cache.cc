@@ -32,7 +32,7 @@ float ScaleOf(const KeyPlanes& planes, const float* row, int32_t dim) {
 }
 
 int32_t Quantize(const KeyPlanes& planes, float value, float scale) {
-  if (!(scale > 0.0f)) return 0;
+  if (!(scale > 0.0f) || std::isinf(scale)) return 0;
   const auto limit = static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
   return static_cast<int32_t>(std::clamp(std::nearbyint(value / scale), -limit, limit));
 }

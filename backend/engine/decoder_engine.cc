@@ -40,13 +40,12 @@ std::string NewScope() {
 class CachedText {
  public:
   CachedText(std::shared_ptr<const Policy> policy, const PolicyShape& shape, const KvLayout& layout,
-             const ReportDetail& detail, KvPool::Reservation reservation, std::string_view scope)
+             const ReportDetail& detail, std::string_view scope)
       : layout_(layout),
         policy_(std::move(policy)),
         rules_(policy_ != nullptr ? policy_->cache_rules() : CacheRules()),
         run_(policy_ != nullptr ? policy_->StartCache() : std::make_unique<CacheRun>()),
         account_(shape, layout, policy_ != nullptr ? policy_->text() : "dense", detail),
-        reservation_(std::move(reservation)),
         key_(scope) {}
 
   const KvLayout& layout() const { return layout_; }
@@ -59,22 +58,25 @@ class CachedText {
   /// evict are written to again.
   bool shares_pages() const { return !rules_.evicts; }
 
-  int32_t TakePrefix(KvPool& pool, std::span<const int32_t> prompt) {
+  /// Holds the pages of the prompt that the pool knows; returns how many.
+  size_t TakePrefix(const KvPool& pool, std::span<const int32_t> prompt) {
     if (!shares_pages() || sums_wanted()) return 0;
     while (tokens_ + kKvPageTokens < static_cast<int32_t>(prompt.size())) {
       PrefixKey key = key_;
-      KvPage page = pool.Find(key.Next(prompt.subspan(tokens_, kKvPageTokens)));
+      std::string name = key.Next(prompt.subspan(static_cast<size_t>(tokens_), kKvPageTokens));
+      KvPage page = pool.Find(name);
       if (page == nullptr) break;
       key_ = std::move(key);
+      names_.push_back(std::move(name));
       AddPage(std::move(page));
       tokens_ += kKvPageTokens;
       slots_ += kKvPageTokens;
-      remembered_ += 1;
     }
-    const size_t taken = pages_.size() * layout_.page_bytes();
-    reservation_.Shrink(reservation_.bytes() - std::min(taken, reservation_.bytes()));
-    return tokens_;
+    return pages_.size();
   }
+  /// Before the first step.
+  void SetReservation(KvPool::Reservation reservation) { reservation_ = std::move(reservation); }
+  void Touch(KvPool& pool) const { pool.Touch(names_); }
 
   /// Makes room for the part's tokens; what it adds to the batch is then in sequence().
   absl::Status Begin(const StepPart& part, int32_t first_row) {
@@ -151,12 +153,13 @@ class CachedText {
   /// Pages whose last token the prompt has written.
   void RememberPages(KvPool& pool) {
     const int32_t before = tokens_ - static_cast<int32_t>(prompt_.size());  // Taken from others.
-    while ((remembered_ + 1) * kKvPageTokens <= tokens_) {
-      const auto first = static_cast<size_t>(remembered_ * kKvPageTokens - before);
-      pool.Remember(key_.Next(std::span(prompt_).subspan(first, kKvPageTokens)),
-                    pages_[static_cast<size_t>(remembered_)]);
-      ++remembered_;
+    while (static_cast<int32_t>(names_.size() + 1) * kKvPageTokens <= tokens_) {
+      const size_t page = names_.size();
+      const size_t first = page * kKvPageTokens - static_cast<size_t>(before);
+      names_.push_back(key_.Next(std::span(prompt_).subspan(first, kKvPageTokens)));
+      pool.Remember(names_.back(), pages_[page]);
     }
+    Touch(pool);
   }
 
   /// Copies what survives, for each layer and head, to new pages, and lets go of the old ones.
@@ -203,7 +206,7 @@ class CachedText {
   // Of the prompt: its tokens that were run, and the pages that others may have.
   std::vector<int32_t> prompt_;
   PrefixKey key_;
-  int32_t remembered_ = 0;
+  std::vector<std::string> names_;  // Their keys.
   // Of the step.
   CachedSequence sequence_;
   std::vector<int32_t> victims_, reads_, positions_;
@@ -233,7 +236,10 @@ absl::StatusOr<std::unique_ptr<DecoderEngine>> DecoderEngine::Load(
     Precision precision, int32_t max_tokens, std::shared_ptr<KvPool> pool) {
   THRESHER_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
   WeightReader reader(checkpoint, *device, precision, NamesOf(config.family).prefix);
-  THRESHER_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Load(config, reader));
+  DecoderConfig served = config;
+  // Rotations need no more; a table of positions has the rows that it has.
+  if (config.rotary) served.max_tokens = std::min(config.max_tokens, max_tokens);
+  THRESHER_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Load(served, reader));
   std::unique_ptr<DecoderEngine> engine(new DecoderEngine(std::move(device), precision, max_tokens,
                                                           std::move(decoder), std::move(pool)));
   engine->parameters_ = reader.parameters();
@@ -312,22 +318,25 @@ size_t DecoderEngine::CacheBytes(const Policy* policy, int32_t prompt, int32_t t
 }
 
 absl::StatusOr<CachedTextPtr> DecoderEngine::Start(std::shared_ptr<const Policy> policy,
-                                                   const ReportDetail& detail, size_t reserved) {
-  KvPool::Reservation reservation;
-  if (!pool_->Reserve(reserved, &reservation)) {
-    return ResourceExhausted("the KV cache has no room for {} bytes now", reserved);
-  }
+                                                   const ReportDetail& detail, size_t bytes,
+                                                   std::span<const int32_t> prompt) {
   const KvLayout& layout = LayoutOf(policy.get());
   const KvFormat& format = layout.format();
   const std::string scope = fmt::format(
       "{}{}{}/{}/", scope_, Name(format.element), format.rotate_on_read ? "r" : "",
       format.planes ? fmt::format("{}+{}", format.planes->msb_bits, format.planes->lsb_bits) : "");
-  return CachedTextPtr(
-      new CachedText(std::move(policy), shape_, layout, detail, std::move(reservation), scope));
-}
-
-int32_t DecoderEngine::ReusePrefix(CachedText& text, std::span<const int32_t> prompt) {
-  return text.TakePrefix(*pool_, prompt);
+  CachedTextPtr text(new CachedText(std::move(policy), shape_, layout, detail, scope));
+  // What others have left is held before room is made, which might be at its cost.
+  const size_t found = text->TakePrefix(*pool_, prompt);
+  KvPool::Reservation reservation;
+  if (!pool_->Reserve(bytes - std::min(bytes, found * layout.page_bytes()), &reservation)) {
+    return ResourceExhausted("the KV cache has no room for {} bytes now", bytes);
+  }
+  text->SetReservation(std::move(reservation));
+  text->Touch(*pool_);
+  const auto whole = static_cast<int64_t>(prompt.size()) / kKvPageTokens;
+  pool_->CountPrefix(static_cast<int64_t>(found), whole - static_cast<int64_t>(found));
+  return text;
 }
 
 absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_logits) {

@@ -81,13 +81,13 @@ class DecoderEngine {
 
   // ---- By one thread at a time ----
 
-  /// A new text. `reserved` bytes of cache are taken from the pool for it at once, so that its
-  /// steps can't fail for want of memory; RESOURCE_EXHAUSTED if they are not there.
+  /// A new text. `bytes` of cache (CacheBytes) are its own from now on, so that its steps can't
+  /// fail for want of memory; RESOURCE_EXHAUSTED if they are not there. Of `prompt` (may be empty)
+  /// it takes as much of the beginning as other texts have left in the pool, in whole pages and
+  /// never all of it: Tokens() tells how many tokens need not be run.
   absl::StatusOr<CachedTextPtr> Start(std::shared_ptr<const Policy> policy,
-                                      const ReportDetail& detail, size_t reserved);
-  /// Takes as much of the prompt's beginning as other texts have left in the pool, in whole pages
-  /// and never all of it: the tokens that need not be run. Before the text's first step.
-  int32_t ReusePrefix(CachedText& text, std::span<const int32_t> prompt);
+                                      const ReportDetail& detail, size_t bytes,
+                                      std::span<const int32_t> prompt = {});
 
   /// Receives, row by row, the logits of a part's rows that asked for them, in order.
   using OnLogits = absl::FunctionRef<void(size_t part, int32_t row, std::span<const float> logits)>;

@@ -11,7 +11,7 @@ KvPool::~KvPool() {
 
 KvPool::Reservation& KvPool::Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
-    Shrink(0);
+    Release();
     pool_ = std::move(other.pool_);
     bytes_ = std::exchange(other.bytes_, 0);
   }
@@ -36,6 +36,18 @@ KvPage KvPool::Reservation::Allocate(size_t bytes) {
   return page;
 }
 
+void KvPool::Reservation::Release() {
+  if (pool_ == nullptr) return;
+  {
+    MutexLock lock(&pool_->mutex_);
+    pool_->reserved_ -= bytes_;
+  }
+  bytes_ = 0;
+  // Even if all of it was used: pages may have become idle with the text that held them.
+  pool_->TellListeners();
+  pool_ = nullptr;
+}
+
 void KvPool::Reservation::Shrink(size_t bytes) {
   if (bytes >= bytes_) return;
   {
@@ -56,7 +68,7 @@ bool KvPool::Reserve(size_t bytes, Reservation* reservation) {
     if (taken > room) dropped = TakeIdleLocked(taken - room);
   }
   dropped.clear();  // Their deleters take the lock.
-  reservation->Shrink(0);
+  reservation->Release();
   MutexLock lock(&mutex_);
   if (live_ + reserved_ > room) return false;
   reserved_ += bytes;
@@ -66,18 +78,20 @@ bool KvPool::Reserve(size_t bytes, Reservation* reservation) {
 }
 
 std::vector<KvPage> KvPool::TakeIdleLocked(size_t wanted) {
-  std::vector<KvPage> taken;
+  std::vector<std::map<std::string, Remembered, std::less<>>::iterator> chosen;
   size_t found = 0;
-  for (auto place = order_.begin(); place != order_.end() && found < wanted;) {
+  for (auto place = order_.begin(); place != order_.end() && found < wanted; ++place) {
     const auto entry = remembered_.find(*place);
-    if (entry->second.page.use_count() > 1) {
-      ++place;
-      continue;
-    }
+    if (entry->second.page.use_count() > 1) continue;
     found += entry->second.page->size();
+    chosen.push_back(entry);
+  }
+  std::vector<KvPage> taken;
+  if (found < wanted) return taken;  // It would not help.
+  for (const auto& entry : chosen) {
     taken.push_back(std::move(entry->second.page));
+    order_.erase(entry->second.place);
     remembered_.erase(entry);
-    place = order_.erase(place);
   }
   return taken;
 }
@@ -98,16 +112,24 @@ void KvPool::Remember(const std::string& key, const KvPage& page) {
   entry->second.place = order_.insert(order_.end(), key);
 }
 
-KvPage KvPool::Find(std::string_view key) {
+KvPage KvPool::Find(std::string_view key) const {
   MutexLock lock(&mutex_);
   const auto entry = remembered_.find(key);
-  if (entry == remembered_.end()) {
-    ++misses_;
-    return nullptr;
+  return entry != remembered_.end() ? entry->second.page : nullptr;
+}
+
+void KvPool::Touch(std::span<const std::string> keys) {
+  MutexLock lock(&mutex_);
+  for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
+    const auto entry = remembered_.find(*key);
+    if (entry != remembered_.end()) order_.splice(order_.end(), order_, entry->second.place);
   }
-  ++hits_;
-  order_.splice(order_.end(), order_, entry->second.place);
-  return entry->second.page;
+}
+
+void KvPool::CountPrefix(int64_t hits, int64_t misses) {
+  MutexLock lock(&mutex_);
+  hits_ += hits;
+  misses_ += misses;
 }
 
 void KvPool::Forget(std::string_view prefix) {

@@ -17,6 +17,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,7 +46,7 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
     Reservation() = default;
     Reservation(Reservation&& other) noexcept { *this = std::move(other); }
     Reservation& operator=(Reservation&& other) noexcept;
-    ~Reservation() { Shrink(0); }
+    ~Reservation() { Release(); }
 
     /// Room that is left.
     size_t bytes() const { return bytes_; }
@@ -56,6 +57,7 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
 
    private:
     friend class KvPool;
+    void Release();
     std::shared_ptr<KvPool> pool_;
     size_t bytes_ = 0;
   };
@@ -69,7 +71,12 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
   /// depends on, the tokens before it too. Once for a key.
   void Remember(const std::string& key, const KvPage& page);
   /// The page; null if there is none.
-  KvPage Find(std::string_view key);
+  KvPage Find(std::string_view key) const;
+  /// The pages of a prompt, from its beginning on, were used. The last gives way first: those
+  /// before it are of use without it.
+  void Touch(std::span<const std::string> keys);
+  /// For the snapshot: pages of prompts that were found, and not.
+  void CountPrefix(int64_t hits, int64_t misses);
   /// Forgets all keys that begin so.
   void Forget(std::string_view prefix);
 

@@ -20,14 +20,6 @@ absl::Status CheckRange(std::string_view name, double value, double least, doubl
   return InvalidArgument("{} is {}, expected {} to {}", name, value, least, most);
 }
 
-/// log(sum of e^logit).
-double LogSum(std::span<const float> logits) {
-  const double largest = *std::ranges::max_element(logits);
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  return largest + std::log(sum);
-}
-
 }  // namespace
 
 absl::Status CheckSampling(const SamplingOptions& options) {
@@ -115,21 +107,27 @@ void Sampler::SortLargest(size_t count) {
                     candidates_.end(), Before);
 }
 
+double LogSum(std::span<const float> logits) {
+  const double largest = *std::ranges::max_element(logits);
+  double sum = 0.0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  return largest + std::log(sum);
+}
+
 double LogProbability(std::span<const float> logits, int32_t id) {
   return logits[static_cast<size_t>(id)] - LogSum(logits);
 }
 
 std::vector<std::pair<double, int32_t>> TopLogProbabilities(std::span<const float> logits,
-                                                            int32_t k) {
+                                                            int32_t k, double log_sum) {
   std::vector<std::pair<float, int32_t>> all;
   all.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) all.emplace_back(logits[i], static_cast<int32_t>(i));
   const size_t count = std::min(static_cast<size_t>(std::max(k, 0)), all.size());
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
                     Before);
-  const double sum = LogSum(logits);
   std::vector<std::pair<double, int32_t>> top;
-  for (size_t i = 0; i < count; ++i) top.emplace_back(all[i].first - sum, all[i].second);
+  for (size_t i = 0; i < count; ++i) top.emplace_back(all[i].first - log_sum, all[i].second);
   return top;
 }
 

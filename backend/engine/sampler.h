@@ -53,11 +53,13 @@ class Sampler {
   std::vector<std::pair<float, int32_t>> candidates_;
 };
 
-/// log softmax(logits)[id], in double.
+/// log(sum of e^logit), in double: what a logit's log-probability is less than the logit.
+double LogSum(std::span<const float> logits);
+/// log softmax(logits)[id].
 double LogProbability(std::span<const float> logits, int32_t id);
 /// The k largest, largest first, the lower id first among equals: (log-probability, id).
 std::vector<std::pair<double, int32_t>> TopLogProbabilities(std::span<const float> logits,
-                                                            int32_t k);
+                                                            int32_t k, double log_sum);
 
 }  // namespace thresher
 

@@ -79,9 +79,7 @@ absl::StatusOr<Decoder> Decoder::Load(const DecoderConfig& config, WeightReader&
   const int64_t narrow = config.embedding_size;
   Decoder decoder(config, reader.device());
   THRESHER_ASSIGN_OR_RETURN(decoder.words_, reader.Table(names.words, config.vocab_size, narrow));
-  if (config.rotary) {
-    decoder.rotary_ = MakeRotaryTable(*config.rotary, config.max_tokens);
-  } else {
+  if (!config.rotary) {
     const int64_t rows = int64_t{config.max_tokens} + config.position_offset;
     THRESHER_ASSIGN_OR_RETURN(decoder.positions_, reader.Table(names.positions, rows, hidden));
   }
@@ -96,6 +94,8 @@ absl::StatusOr<Decoder> Decoder::Load(const DecoderConfig& config, WeightReader&
     decoder.layers_.push_back(std::move(layer));
     reader.ReleasePages();  // So that a load never holds more than a layer twice.
   }
+  // Once the widths are known to be those of the file.
+  if (config.rotary) decoder.rotary_ = MakeRotaryTable(*config.rotary, config.max_tokens);
   if (config.final_norm) {
     THRESHER_ASSIGN_OR_RETURN(decoder.final_norm_, LoadNorm(config, names.final_norm, reader));
   }

@@ -4,15 +4,19 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
-#include <iterator>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
 namespace {
+
+// What a step costs at least, in dense-token equivalents: however few tokens are in it, all weights
+// are read once. Turns with other models' batches are by cost.
+constexpr int64_t kLeastStepCost = 64;
 
 /// One text from Submit to OnEnd. But for the atomics only the executor's thread touches it once it
 /// was accepted.
@@ -25,6 +29,7 @@ struct Text {
   int32_t most_tokens = 0;  // That it may come to have in all.
   std::atomic<bool> cancelled = false;
   std::atomic<bool> paused = false;
+  absl::Time paused_until;  // If it is paused: when it has been for too long.
 
   // Once it runs.
   CachedTextPtr cached;
@@ -52,8 +57,9 @@ bool Before(const std::shared_ptr<Text>& a, const std::shared_ptr<Text>& b) {
 TextToken MakeToken(std::span<const float> logits, int32_t id, bool logprob, int32_t top) {
   TextToken token{.id = id};
   if (!logprob) return token;
-  token.logprob = LogProbability(logits, id);
-  if (top > 0) token.top = TopLogProbabilities(logits, top);
+  const double total = LogSum(logits);
+  token.logprob = logits[static_cast<size_t>(id)] - total;
+  if (top > 0) token.top = TopLogProbabilities(logits, top, total);
   return token;
 }
 
@@ -85,6 +91,10 @@ class Generator::Impl final : public StepSource, public std::enable_shared_from_
   absl::StatusOr<std::shared_ptr<GenerationHandle>> Submit(GenerationRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
 
+  absl::Status CheckRoom(size_t texts) {
+    MutexLock lock(&mutex_);
+    return CheckRoomLocked(texts);
+  }
   Snapshot snapshot() const { return {.waiting = waiting_count_, .running = running_count_}; }
   const DecoderEngine& engine() const { return *engine_; }
 
@@ -102,15 +112,19 @@ class Generator::Impl final : public StepSource, public std::enable_shared_from_
   using Texts = std::vector<std::shared_ptr<Text>>;
 
   absl::Status Check(const GenerationRequest& request) const;
+  absl::Status CheckRoomLocked(size_t texts) const;
   void TakeIncoming();
+  /// Not OK: the text shall not go on.
+  absl::Status WhyEnd(const Text& text, absl::Time now) const;
   void EndUnwanted(absl::Time now);
+  absl::Status Start(Text& text, absl::Time now);
   void Admit(absl::Time now);
   void MakeParts();
   void RunParts(Outcome* outcome);
   void OnLogits(Text& text, const StepPart& part, int32_t row, std::span<const float> logits);
   /// Hands on what the step gave; true if the text goes on.
   bool Deliver(const std::shared_ptr<Text>& text, const absl::Status& status);
-  static bool HandOn(Text& text, const TextToken& token);
+  bool HandOn(Text& text, const TextToken& token);
   void Finish(const std::shared_ptr<Text>& text, FinishReason reason);
   void End(const std::shared_ptr<Text>& text, absl::StatusOr<GenerationResult> result);
   void Count();
@@ -195,16 +209,28 @@ absl::StatusOr<std::shared_ptr<GenerationHandle>> Generator::Impl::Submit(
   auto handle = std::make_shared<Handle>(weak_from_this(), text);
 
   MutexLock lock(&mutex_);
-  if (!open_) return Unavailable("the model is being unloaded");
-  if (waiting_count_ >= options_.max_waiting) {
-    return ResourceExhausted("{} texts wait already, as many as may", waiting_count_.load());
-  }
+  THRESHER_RETURN_IF_ERROR(CheckRoomLocked(1));
   THRESHER_RETURN_IF_ERROR(scheduler_->Enter());
   text->number = arrivals_++;
   incoming_.push_back(std::move(text));
   ++waiting_count_;
   scheduler_->Notify(this);
   return handle;
+}
+
+absl::Status Generator::Impl::CheckRoomLocked(size_t texts) const {
+  if (!open_) return Unavailable("the model is being unloaded");
+  const auto most = static_cast<size_t>(options_.max_waiting);
+  if (texts > most) {
+    return ResourceExhausted("{} texts at once are more than may ever wait, {}: send fewer", texts,
+                             most);
+  }
+  const auto waiting = static_cast<size_t>(waiting_count_.load());
+  if (waiting + texts > most) {
+    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
+                             waiting, most, texts);
+  }
+  return absl::OkStatus();
 }
 
 void Generator::Impl::TakeIncoming() {
@@ -219,43 +245,64 @@ void Generator::Impl::TakeIncoming() {
   }
 }
 
+absl::Status Generator::Impl::WhyEnd(const Text& text, absl::Time now) const {
+  // In this order: gRPC cancels a call at its deadline.
+  if (text.request.deadline <= now) {
+    return DeadlineExceeded("the deadline passed after {} tokens", text.generated);
+  }
+  if (text.cancelled) return Cancelled("the caller cancelled the text");
+  if (text.paused && text.paused_until <= now) {
+    return Cancelled("the reader took nothing for {}, so the text was ended",
+                     absl::FormatDuration(options_.max_pause));
+  }
+  return absl::OkStatus();
+}
+
 void Generator::Impl::EndUnwanted(absl::Time now) {
   for (Texts* texts : {&waiting_, &running_}) {
-    const auto unwanted = [&](const std::shared_ptr<Text>& text) {
-      return text->cancelled || text->request.deadline <= now;
-    };
-    Texts ended;
-    std::ranges::copy_if(*texts, std::back_inserter(ended), unwanted);
-    std::erase_if(*texts, [&](const auto& text) { return std::ranges::count(ended, text) > 0; });
-    for (const std::shared_ptr<Text>& text : ended) {
-      End(text, text->cancelled
-                    ? Cancelled("the caller cancelled the text")
-                    : DeadlineExceeded("the deadline passed after {} tokens", text->generated));
-    }
+    std::vector<std::pair<std::shared_ptr<Text>, absl::Status>> ended;
+    std::erase_if(*texts, [&](const std::shared_ptr<Text>& text) {
+      absl::Status status = WhyEnd(*text, now);
+      if (status.ok()) return false;
+      ended.emplace_back(text, std::move(status));
+      return true;
+    });
+    for (auto& [text, status] : ended) End(text, std::move(status));
   }
 }
 
+absl::Status Generator::Impl::Start(Text& text, absl::Time now) {
+  const GenerationRequest& request = text.request;
+  // A prompt that is scored has to be run.
+  const std::span<const int32_t> prefix =
+      request.prompt_logprobs ? std::span<const int32_t>() : std::span(request.prompt);
+  try {
+    THRESHER_ASSIGN_OR_RETURN(
+        text.cached, engine_->Start(request.policy, request.detail, text.cache_bytes, prefix));
+    text.sampler.emplace(request.sampling, request.prompt);
+  } catch (const std::exception& error) {
+    return Internal("the text could not be started: {}", error.what());
+  }
+  text.reused = text.prompt_done = DecoderEngine::Tokens(*text.cached);
+  text.start = now;
+  return absl::OkStatus();
+}
+
 void Generator::Impl::Admit(absl::Time now) {
-  while (!waiting_.empty() && running_.size() < static_cast<size_t>(options_.max_running)) {
+  // A paused text takes memory, and no place among those that run.
+  auto running = std::ranges::count_if(running_, [](const auto& text) { return !text->paused; });
+  while (!waiting_.empty() && running < options_.max_running) {
     const std::shared_ptr<Text> text = waiting_.front();
-    const GenerationRequest& request = text->request;
     wants_memory_ = true;  // First, so that room which comes right now is not missed.
-    auto cached = engine_->Start(request.policy, request.detail, text->cache_bytes);
-    if (!cached.ok()) {
-      if (absl::IsResourceExhausted(cached.status())) return;  // Until there is room.
-      waiting_.erase(waiting_.begin());
-      End(text, cached.status());
+    const absl::Status status = Start(*text, now);
+    if (absl::IsResourceExhausted(status)) return;  // Until there is room.
+    waiting_.erase(waiting_.begin());
+    if (!status.ok()) {
+      End(text, status);
       continue;
     }
-    text->cached = *std::move(cached);
-    text->sampler.emplace(request.sampling, request.prompt);
-    text->start = now;
-    if (!request.prompt_logprobs) {
-      text->reused = engine_->ReusePrefix(*text->cached, request.prompt);
-      text->prompt_done = text->reused;
-    }
-    waiting_.erase(waiting_.begin());
     running_.push_back(text);
+    ++running;
   }
   wants_memory_ = false;
 }
@@ -265,20 +312,31 @@ void Generator::Impl::Admit(absl::Time now) {
 void Generator::Impl::MakeParts() {
   parts_.clear();
   stepping_.clear();
+  Texts reading;
   for (const std::shared_ptr<Text>& text : running_) {
+    if (!text->paused && text->reads_prompt()) reading.push_back(text);
+  }
+  std::ranges::sort(reading, Before);
+  // One token is left for a prompt, so that neither can keep the other from going on.
+  const int64_t most = std::max<int64_t>(1, options_.max_step_tokens - (reading.empty() ? 0 : 1));
+  for (const std::shared_ptr<Text>& text : running_) {
+    if (static_cast<int64_t>(parts_.size()) == most) break;
     if (text->paused || text->reads_prompt()) continue;
     parts_.push_back({.text = text->cached.get(),
                       .ids = std::span(&text->next, 1),
                       .logits = StepPart::Logits::kLast});
     stepping_.push_back(text);
   }
-  // With a step of decode tokens alone there is always room for some of a prompt.
+  if (static_cast<int64_t>(parts_.size()) == most) {
+    // Perhaps not all had a place: who had one goes to the end of the line.
+    std::ranges::stable_partition(
+        running_, [this](const auto& text) { return std::ranges::count(stepping_, text) == 0; });
+  }
   int64_t room =
       std::max<int64_t>(1, options_.max_step_tokens - static_cast<int64_t>(parts_.size()));
   if (!parts_.empty()) room = std::min<int64_t>(room, options_.prefill_chunk);
-  for (const std::shared_ptr<Text>& text : running_) {
+  for (const std::shared_ptr<Text>& text : reading) {
     if (room <= 0) break;
-    if (text->paused || !text->reads_prompt()) continue;
     const GenerationRequest& request = text->request;
     const auto left = static_cast<int64_t>(request.prompt.size()) - text->prompt_done;
     const int64_t count = std::min(room, left);
@@ -337,6 +395,8 @@ void Generator::Impl::RunParts(Outcome* outcome) {
     });
   } catch (const std::exception& error) {
     status = Internal("the engine threw: {}", error.what());
+  } catch (...) {
+    status = Internal("the engine threw an unknown exception");
   }
   const absl::Duration compute = options_.clock->Now() - start;
   int32_t decoded = 0;
@@ -356,7 +416,7 @@ void Generator::Impl::RunParts(Outcome* outcome) {
       cost += policy != nullptr ? policy->CostShare(DecoderEngine::Tokens(*text.cached)) : 1.0;
     }
   }
-  outcome->cost = std::max<int64_t>(1, std::llround(cost));
+  outcome->cost = std::max<int64_t>(kLeastStepCost, std::llround(cost));
   if (observer_ != nullptr) {
     observer_->OnStep(static_cast<int32_t>(parts_.size()), decoded, read, compute);
   }
@@ -369,6 +429,7 @@ void Generator::Impl::RunParts(Outcome* outcome) {
 
 bool Generator::Impl::HandOn(Text& text, const TextToken& token) {
   // Taken back unless the sink asks for it: so a Resume that comes before it has said so counts.
+  text.paused_until = options_.clock->Now() + options_.max_pause;
   text.paused = true;
   const GenerationSink::Next next = text.sink->OnToken(token);
   if (next != GenerationSink::Next::kPause) text.paused = false;
@@ -448,12 +509,13 @@ StepSource::Outcome Generator::Impl::Step() {
   for (const Texts* texts : {&waiting_, &running_}) {
     for (const std::shared_ptr<Text>& text : *texts) {
       outcome.look_again = std::min(outcome.look_again, text->request.deadline);
+      if (text->paused) outcome.look_again = std::min(outcome.look_again, text->paused_until);
     }
   }
   outcome.more = outcome.cost > 0 &&
                  std::ranges::any_of(running_, [](const auto& text) { return !text->paused; });
-  // A text that ended made room.
-  outcome.more |= outcome.cost > 0 && !waiting_.empty() && running_.empty();
+  // A text that ended, or paused, made room.
+  outcome.more |= outcome.cost > 0 && !waiting_.empty();
   return outcome;
 }
 
@@ -481,6 +543,7 @@ absl::StatusOr<std::shared_ptr<GenerationHandle>> Generator::Submit(
     GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
   return impl_->Submit(std::move(request), std::move(sink));
 }
+absl::Status Generator::CheckRoom(size_t texts) const { return impl_->CheckRoom(texts); }
 Generator::Snapshot Generator::snapshot() const { return impl_->snapshot(); }
 const DecoderEngine& Generator::engine() const { return impl_->engine(); }
 

@@ -10,7 +10,8 @@
 // (backend/engine/kv_cache.h), so that it never fails half way; until then it waits, and those
 // behind it too. One that could never fit is refused.
 //
-// A text whose reader is slow is paused (its sink says so) and holds back only itself.
+// A text whose reader is slow is paused (its sink says so) and holds back only itself: it keeps its
+// memory, but no place among those that run, and ends with CANCELLED after `max_pause`.
 //
 // Deadlines, cancellation and shutdown are looked at before each step; whatever ends a text frees
 // its memory at once.
@@ -72,20 +73,24 @@ struct GenerationResult {
   v1::PruningReport report;
 };
 
-/// Where a text goes. Called on the executor's thread, with no lock held; must be quick and not
-/// throw. OnEnd is the last call, exactly once.
+/// Where a text goes. Called on the executor's thread (OnEnd perhaps on that which destroys the
+/// generator), with no lock held; must be quick and not throw. OnEnd is the last call, exactly
+/// once.
 class GenerationSink {
  public:
   enum class Next {
     kGoOn,
-    kPause,  // No step until the handle's Resume.
-    kStop,   // The text ends here.
+    /// No step until the handle's Resume. Tokens that a step has given already still come: several
+    /// where a prompt is scored, of which the last one's answer counts.
+    kPause,
+    kStop,  // The text ends here.
   };
 
   virtual ~GenerationSink() = default;
   /// A token, which is not one of end_ids.
   virtual Next OnToken(const TextToken& token) = 0;
-  /// The text has ended, or why it has not been made: CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE
+  /// The text has ended, or why it has not been made: CANCELLED (by the caller, or its reader took
+  /// nothing for too long), DEADLINE_EXCEEDED, UNAVAILABLE
   /// (the server shut down), INTERNAL.
   virtual void OnEnd(absl::StatusOr<GenerationResult> result) = 0;
 };
@@ -102,8 +107,9 @@ class GenerationHandle {
 struct GeneratorOptions {
   int32_t max_step_tokens = 4096;
   int32_t prefill_chunk = 256;
-  int32_t max_running = 256;  // Texts.
+  int32_t max_running = 256;  // Texts that are not paused.
   int32_t max_waiting = 1024;
+  absl::Duration max_pause = absl::Minutes(1);  // A text that is paused for longer is ended.
   Clock* clock = Clock::Real();
 };
 
@@ -136,6 +142,10 @@ class Generator {
   ///   UNAVAILABLE         draining or shut down.
   absl::StatusOr<std::shared_ptr<GenerationHandle>> Submit(GenerationRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
+
+  /// What Submit would say of so many texts for want of places, or since the model is unloaded:
+  /// asked before work is spent on preparing them. OK promises nothing.
+  absl::Status CheckRoom(size_t texts) const;
 
   struct Snapshot {
     int32_t waiting = 0;

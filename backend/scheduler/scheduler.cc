@@ -423,6 +423,8 @@ void Scheduler::Impl::RunStep(StepSource* source) {
     const auto found = sources_.find(source);
     if (found == sources_.end()) return;  // Detached in the meantime.
     Turn& turn = found->second;
+    // By its own clock; whoever was idle joins level.
+    if (!turn.ready) turn.served = std::max(turn.served, virtual_time_);
     turn.ready = false;
     turn.look_again = absl::InfiniteFuture();
     virtual_time_ = turn.served;

@@ -50,7 +50,8 @@ TEST(KvPool, IdlePagesGiveWayOldestUseFirst) {
     for (const char* key : {"a", "b", "c"}) pool->Remember(key, reservation.Allocate(kPage));
   }
   EXPECT_EQ(pool->snapshot().idle, 3 * kPage);
-  EXPECT_NE(pool->Find("a"), nullptr);  // Now b was used longest ago.
+  const std::string used[] = {"a"};
+  pool->Touch(used);  // Now b was used longest ago.
   const KvPage held = pool->Find("c");
   KvPool::Reservation reservation;
   ASSERT_TRUE(pool->Reserve(kPage, &reservation));
@@ -61,7 +62,45 @@ TEST(KvPool, IdlePagesGiveWayOldestUseFirst) {
   KvPool::Reservation too_much;
   EXPECT_FALSE(pool->Reserve(kPage, &too_much));  // A page that is held does not give way.
   EXPECT_NE(pool->Find("c"), nullptr);
-  EXPECT_EQ(pool->snapshot().prefix_misses, 1);
+}
+
+TEST(KvPool, NothingIdleIsGivenUpInVain) {
+  const auto pool = std::make_shared<KvPool>(3 * kPage);
+  KvPool::Reservation holder;
+  ASSERT_TRUE(pool->Reserve(2 * kPage, &holder));
+  const KvPage held = holder.Allocate(kPage);
+  pool->Remember("idle", holder.Allocate(kPage));
+  KvPool::Reservation too_much;
+  EXPECT_FALSE(pool->Reserve(3 * kPage, &too_much));
+  EXPECT_NE(pool->Find("idle"), nullptr);
+}
+
+TEST(KvPool, OfAPromptTheEndGivesWayFirst) {
+  const auto pool = std::make_shared<KvPool>(3 * kPage);
+  const std::string prompt[] = {"1", "12", "123"};
+  {
+    KvPool::Reservation reservation;
+    ASSERT_TRUE(pool->Reserve(3 * kPage, &reservation));
+    for (const std::string& key : prompt) pool->Remember(key, reservation.Allocate(kPage));
+  }
+  pool->Touch(prompt);
+  KvPool::Reservation room;
+  ASSERT_TRUE(pool->Reserve(kPage, &room));
+  EXPECT_EQ(pool->Find("123"), nullptr);
+  EXPECT_NE(pool->Find("1"), nullptr);
+}
+
+TEST(KvPool, TellsOfPagesThatBecomeIdle) {
+  const auto pool = std::make_shared<KvPool>(kPage);
+  int told = 0;
+  const int64_t id = pool->AddListener([&] { ++told; });
+  {
+    KvPool::Reservation reservation;
+    ASSERT_TRUE(pool->Reserve(kPage, &reservation));
+    pool->Remember("page", reservation.Allocate(kPage));  // All of it is used.
+  }
+  EXPECT_EQ(told, 1);
+  pool->RemoveListener(id);
 }
 
 TEST(KvPool, ForgetsAllKeysThatBeginSo) {

@@ -142,12 +142,12 @@ TEST(CheckSampling, NamesTheOptionThatIsOutOfRange) {
 TEST(LogProbability, IsThatOfTheSoftmax) {
   const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
   EXPECT_NEAR(LogProbability(logits, 1), std::log(0.3), 1e-6);
-  const auto top = TopLogProbabilities(logits, 2);
+  const auto top = TopLogProbabilities(logits, 2, LogSum(logits));
   ASSERT_EQ(top.size(), 2);
   EXPECT_EQ(top[0].second, 0);
   EXPECT_NEAR(top[1].first, std::log(0.3), 1e-6);
-  EXPECT_EQ(TopLogProbabilities(logits, 9).size(), 3);
-  EXPECT_EQ(TopLogProbabilities(kLogits, 2)[1].second, 3);
+  EXPECT_EQ(TopLogProbabilities(logits, 9, LogSum(logits)).size(), 3);
+  EXPECT_EQ(TopLogProbabilities(kLogits, 2, LogSum(kLogits))[1].second, 3);
 }
 
 }  // namespace

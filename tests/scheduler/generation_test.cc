@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <map>
 #include <random>
 #include <thread>
@@ -71,6 +72,21 @@ class Sink final : public GenerationSink {
   CondVar changed_;
   std::vector<TextToken> tokens_;
   std::optional<absl::StatusOr<GenerationResult>> result_;
+};
+
+/// Holds the executor at its first token until it is let go.
+class Plug {
+ public:
+  std::shared_ptr<Sink> sink() { return sink_; }
+  void LetGo() { released_.set_value(); }
+
+ private:
+  std::promise<void> released_;
+  std::shared_future<void> gone_ = released_.get_future().share();
+  std::shared_ptr<Sink> sink_ = std::make_shared<Sink>([gone = gone_](const TextToken&) {
+    gone.wait();
+    return GenerationSink::Next::kGoOn;
+  });
 };
 
 class StepLog final : public GenerationObserver {
@@ -283,6 +299,68 @@ TEST_F(GenerationTest, ASlowReaderHoldsBackOnlyItself) {
   EXPECT_TRUE(slow->Await().ok());
 }
 
+TEST_F(GenerationTest, SlowReadersTakeNoPlaceFromOthers) {
+  options_.max_running = 2;
+  Open();
+  std::vector<std::shared_ptr<Sink>> slow;
+  std::vector<std::shared_ptr<GenerationHandle>> handles;
+  for (uint32_t i = 0; i < 4; ++i) {
+    slow.push_back(
+        std::make_shared<Sink>([](const TextToken&) { return GenerationSink::Next::kPause; }));
+    handles.push_back(Submit(Request(3, 4, i), slow.back()));
+    slow.back()->AwaitTokens(1);
+  }
+  // Several at once: each that ends or pauses lets the next one in, though others are paused.
+  std::vector<std::shared_ptr<Sink>> quick;
+  for (uint32_t i = 0; i < 6; ++i) {
+    quick.push_back(std::make_shared<Sink>());
+    Submit(Request(3, 5, i), quick.back());
+  }
+  for (const auto& sink : quick) EXPECT_TRUE(sink->Await().ok());
+  for (const auto& handle : handles) handle->Cancel();
+  for (const auto& sink : slow) EXPECT_TRUE(absl::IsCancelled(sink->Await().status()));
+}
+
+TEST_F(GenerationTest, ASmallBudgetGivesEveryTextItsTurn) {
+  options_.max_step_tokens = 3;
+  StepLog log;
+  Open(&log);
+  std::vector<std::vector<int32_t>> alone;
+  for (uint32_t i = 0; i < 8; ++i) alone.push_back(Alone(Request(4, 6, i)));
+  std::vector<std::shared_ptr<Sink>> sinks;
+  for (uint32_t i = 0; i < 8; ++i) {
+    sinks.push_back(std::make_shared<Sink>());
+    Submit(Request(4, 6, i), sinks.back());
+  }
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    EXPECT_TRUE(sinks[i]->Await().ok());
+    EXPECT_EQ(sinks[i]->ids(), alone[i]);
+  }
+  for (const StepLog::Entry& entry : log.entries()) EXPECT_LE(entry.decoded + entry.read, 3);
+}
+
+TEST_F(GenerationTest, PromptsAreReadByPriority) {
+  options_.max_step_tokens = 4;
+  Open();
+  const auto low = std::make_shared<Sink>(), high = std::make_shared<Sink>();
+  bool joined = false;
+  const auto plug = std::make_shared<Sink>([&](const TextToken&) {
+    if (!joined) {
+      joined = true;
+      Submit(Request(30, 1, 2), low);
+      GenerationRequest urgent = Request(12, 1, 3);
+      urgent.priority = 1;
+      Submit(urgent, high);
+    }
+    return high->ids().empty() || !low->ids().empty() ? GenerationSink::Next::kGoOn
+                                                      : GenerationSink::Next::kStop;
+  });
+  Submit(Request(2, 40), plug);
+  ASSERT_TRUE(plug->Await().ok());
+  EXPECT_EQ(plug->Await()->reason, FinishReason::kStop);  // The urgent one was first.
+  ASSERT_TRUE(low->Await().ok());
+}
+
 TEST_F(GenerationTest, ADeadlineEndsATextWhereverItIs) {
   Open();
   GenerationRequest late = Request(5, 5);
@@ -298,6 +376,24 @@ TEST_F(GenerationTest, ADeadlineEndsATextWhereverItIs) {
   clock_.AwaitWaiter(request.deadline);  // Nothing else wakes the executor.
   clock_.Advance(absl::Seconds(3));
   EXPECT_TRUE(absl::IsDeadlineExceeded(sink->Await().status()));
+}
+
+TEST_F(GenerationTest, AReaderThatTakesNothingIsGivenUp) {
+  const auto pool = std::make_shared<KvPool>(testing::kPlentyOfCache);
+  options_.max_pause = absl::Seconds(5);
+  Open(nullptr, pool);
+  const auto sink =
+      std::make_shared<Sink>([](const TextToken&) { return GenerationSink::Next::kPause; });
+  const auto handle = Submit(Request(5, 5), sink);
+  sink->AwaitTokens(1);
+  clock_.AwaitWaiter(clock_.Now() + absl::Seconds(5));
+  clock_.Advance(absl::Seconds(4));
+  handle->Resume();  // In time: it has five seconds more.
+  sink->AwaitTokens(2);
+  clock_.AwaitWaiter(clock_.Now() + absl::Seconds(5));
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_TRUE(absl::IsCancelled(sink->Await().status()));
+  EXPECT_EQ(pool->snapshot().reserved, 0);
 }
 
 TEST_F(GenerationTest, TextsEndWhereTheyAreToldTo) {
@@ -363,10 +459,9 @@ TEST_F(GenerationTest, HigherPriorityStartsFirst) {
       return GenerationSink::Next::kGoOn;
     });
   };
-  const auto plug =
-      std::make_shared<Sink>([](const TextToken&) { return GenerationSink::Next::kPause; });
-  const auto handle = Submit(Request(3, 2), plug);
-  plug->AwaitTokens(1);
+  Plug plug;
+  Submit(Request(3, 2), plug.sink());
+  plug.sink()->AwaitTokens(1);
   const auto low = sink(1), high = sink(2), also_low = sink(3);
   Submit(Request(3, 2), low);
   GenerationRequest urgent = Request(3, 2);
@@ -374,7 +469,7 @@ TEST_F(GenerationTest, HigherPriorityStartsFirst) {
   Submit(urgent, high);
   Submit(Request(3, 2), also_low);
   EXPECT_EQ(generator_->snapshot().waiting, 3);
-  handle->Resume();
+  plug.LetGo();
   for (const auto& each : {low, high, also_low}) ASSERT_TRUE(each->Await().ok());
   EXPECT_EQ(order, (std::vector<int>{2, 1, 3}));
 }
@@ -383,15 +478,14 @@ TEST_F(GenerationTest, TooManyThatWaitAreRefused) {
   options_.max_running = 1;
   options_.max_waiting = 2;
   Open();
-  const auto plug =
-      std::make_shared<Sink>([](const TextToken&) { return GenerationSink::Next::kPause; });
-  const auto handle = Submit(Request(3, 2), plug);
-  plug->AwaitTokens(1);
+  Plug plug;
+  Submit(Request(3, 2), plug.sink());
+  plug.sink()->AwaitTokens(1);
   std::vector<std::shared_ptr<Sink>> sinks = {std::make_shared<Sink>(), std::make_shared<Sink>()};
   for (const auto& sink : sinks) Submit(Request(3, 2), sink);
   EXPECT_TRUE(absl::IsResourceExhausted(
       generator_->Submit(Request(3, 2), std::make_shared<Sink>()).status()));
-  handle->Resume();
+  plug.LetGo();
   for (const auto& sink : sinks) EXPECT_TRUE(sink->Await().ok());
 }
 
