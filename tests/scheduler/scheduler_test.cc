@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <stdexcept>
 #include <thread>
 
@@ -378,6 +379,79 @@ TEST_F(SchedulerTest, EngineLivesUntilItsAnswerIsGivenAndNoLonger) {
   ASSERT_TRUE(Submit(std::move(job)).ok());
   Finish();
   EXPECT_TRUE(watch.expired());
+}
+
+/// Takes a step whenever it may, until it has taken `most`.
+class Stepper final : public StepSource {
+ public:
+  Stepper(int64_t cost, int most) : cost_(cost), most_(most) {}
+  Outcome Step() override {
+    const int taken = ++taken_;
+    return {.cost = cost_, .more = taken < most_};
+  }
+  void Shutdown() override { shut_down_ = true; }
+  int taken() const { return taken_; }
+  bool shut_down() const { return shut_down_; }
+
+ private:
+  const int64_t cost_;
+  const int most_;
+  std::atomic<int> taken_ = 0;
+  std::atomic<bool> shut_down_ = false;
+};
+
+TEST_F(SchedulerTest, StepsTakeTurnsWithBatchesByCost) {
+  Stepper steps(50, 1000);
+  std::vector<int> taken;
+  engine_ = NewEngine([&](const RunLog::Tags&, int64_t) {
+    taken.push_back(steps.taken());
+    return absl::OkStatus();
+  });
+  options_.max_batch_cost = 100;
+  StartPlugged(100);
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(Submit(Make(i, 100)).ok());
+  scheduler_->Attach(&steps);
+  scheduler_->Notify(&steps);
+  Finish();
+  scheduler_->Detach(&steps);
+  // The first run is the plug's. From then on two steps for each batch of twice their cost.
+  ASSERT_EQ(taken.size(), 11);
+  for (size_t i = 1; i < taken.size(); ++i) EXPECT_NEAR(taken[i], 2 * static_cast<int>(i), 2) << i;
+}
+
+TEST_F(SchedulerTest, IdleStepsEarnNoCredit) {
+  Stepper steps(50, 1000);
+  std::vector<int> taken;
+  engine_ = NewEngine([&](const RunLog::Tags&, int64_t) {
+    taken.push_back(steps.taken());
+    return absl::OkStatus();
+  });
+  options_.max_batch_cost = 100;
+  Start();
+  scheduler_->Attach(&steps);
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_TRUE(Submit(Make(i, 100)).ok());
+    ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
+  }
+  engine_->Close();
+  ASSERT_TRUE(Submit(Make(kPlug, 100)).ok());
+  log_.Await(51);
+  ASSERT_TRUE(Submit(Make(51, 100)).ok());
+  scheduler_->Notify(&steps);
+  Finish();
+  scheduler_->Detach(&steps);
+  EXPECT_LE(taken.back(), 4);  // Not the hundred steps that fifty batches would be worth.
+}
+
+TEST_F(SchedulerTest, StepsAreToldOfTheShutdown) {
+  Stepper attached(1, 1), detached(1, 1);
+  Start();
+  scheduler_->Attach(&attached);
+  scheduler_->Attach(&detached);
+  scheduler_->Detach(&detached);
+  scheduler_ = nullptr;
+  EXPECT_TRUE(attached.shut_down());
+  EXPECT_FALSE(detached.shut_down());
 }
 
 }  // namespace
