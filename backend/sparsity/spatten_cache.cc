@@ -74,8 +74,9 @@ class SpattenCacheRun final : public CacheRun {
     if (!policy_.wants_sums()) return;
     Grow(slots);
     const int64_t sign = policy_.settings().importance == Importance::kInverse ? -1 : 1;
-    for (size_t i = 0; i < sums.size(); ++i) {
-      importance_[i % static_cast<size_t>(slots)] += sign * sums[i];
+    const auto count = static_cast<size_t>(slots);
+    for (size_t head = 0; head < sums.size(); head += count) {
+      for (size_t slot = 0; slot < count; ++slot) importance_[slot] += sign * sums[head + slot];
     }
   }
 
