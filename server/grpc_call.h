@@ -71,6 +71,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   absl::Status Parse(const grpc::ByteBuffer& in) { return ParseMessage(in, &request_); }
 
   const Request& request() const { return request_; }
+  Request* mutable_request() { return &request_; }
   Response* response() { return &response_; }
   absl::Time arrival() const { return arrival_; }
   absl::Time deadline() const { return deadline_; }

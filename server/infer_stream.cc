@@ -109,7 +109,7 @@ class InferStreams::Stream final : public Reactor, public std::enable_shared_fro
     if (absl::Status status = ParseMessage(bytes, &request->message); !status.ok()) {
       return request->OnEnd(status);
     }
-    auto handle = streams_->inference_->Stream(request->message, context, request);
+    auto handle = streams_->inference_->Stream(&request->message, context, request);
     if (handle == nullptr) return;
     MutexLock lock(&mutex_);
     if (request->ended) return;

@@ -161,13 +161,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       : inference_(inference), request_(std::move(request)), done_(std::move(done)) {
     answer_.model = request_.model;
     answer_.results.resize(request_.inputs.size());
-    for (const InferenceInput& input : request_.inputs) {
-      bytes_ += static_cast<int64_t>(input.text.size() + input.pair.value_or("").size() +
-                                     input.ids.size_bytes() + input.type_ids.size_bytes());
-    }
-    *pending_bytes_ += bytes_;
   }
-  ~Call() { *pending_bytes_ -= bytes_; }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -196,12 +190,13 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
 
  private:
   /// Before anything is spent on the call.
-  absl::Status CheckRoom() const {
-    const int64_t pending = *pending_bytes_;
-    if (pending > std::max(inference_->options_.max_pending_bytes, bytes_)) {
-      return ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
-                               pending, inference_->options_.max_pending_bytes);
+  absl::Status CheckRoom() {
+    int64_t bytes = 0;
+    for (const InferenceInput& input : request_.inputs) {
+      bytes += static_cast<int64_t>(input.text.size() + input.pair.value_or("").size() +
+                                    input.ids.size_bytes() + input.type_ids.size_bytes());
     }
+    THRESHER_ASSIGN_OR_RETURN(input_, inference_->HoldInput(bytes));
     return computes() ? inference_->scheduler_->CheckRoom(request_.inputs.size())
                       : absl::OkStatus();
   }
@@ -367,8 +362,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   std::shared_ptr<const Policy> policy_;  // Null: dense.
   InferenceAnswer answer_;
   std::atomic<int> waiting_ = 0;
-  int64_t bytes_ = 0;  // Of the inputs.
-  const std::shared_ptr<std::atomic<int64_t>> pending_bytes_ = inference_->pending_bytes_;
+  HeldInput input_;
 };
 
 Inference::Inference(const Options& options, ModelFinder find, Scheduler* scheduler,
@@ -414,6 +408,16 @@ absl::Status Inference::Refuse(Method method, std::string_view model, size_t inp
   const size_t count = std::clamp<size_t>(inputs, 1, static_cast<size_t>(options_.max_inputs));
   for (size_t i = 0; i < count; ++i) metrics_->OnRequest(model, method, status, {});
   return status;
+}
+
+absl::StatusOr<HeldInput> Inference::HoldInput(int64_t bytes) {
+  const int64_t pending = pending_bytes_->fetch_add(bytes) + bytes;
+  HeldInput held(nullptr, [total = pending_bytes_, bytes](const void*) { *total -= bytes; });
+  if (pending > std::max(options_.max_pending_bytes, bytes)) {
+    return ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
+                             pending, options_.max_pending_bytes);
+  }
+  return held;
 }
 
 void Inference::Run(InferenceRequest request, InferenceDone done) {

@@ -89,6 +89,9 @@ std::string_view TaskName(Task task);
 /// The status of a call of which every input has ended, so or so.
 absl::Status WholeCallStatus(std::span<const absl::Status> inputs, bool all_or_none);
 
+/// A call's input, counted with that of all others until it is let go of.
+using HeldInput = std::shared_ptr<const void>;
+
 /// Thread-safe.
 class Inference {
  public:
@@ -114,6 +117,10 @@ class Inference {
   /// to be served. Returns `status`.
   absl::Status Refuse(Method method, std::string_view model, size_t inputs,
                       const absl::Status& status);
+
+  /// Counts a call's input against `max_pending_bytes`. RESOURCE_EXHAUSTED when too much is in
+  /// hand; a call that is larger than all of that goes alone.
+  absl::StatusOr<HeldInput> HoldInput(int64_t bytes);
 
   /// Tokenizes on the caller's thread; does not wait for the compute.
   void Run(InferenceRequest request, InferenceDone done);

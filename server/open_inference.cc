@@ -225,7 +225,7 @@ ModelInferResponse MakeResponse(const ModelInferRequest& request,
 
 }  // namespace
 
-OpenInference::Handle OpenInference::Infer(const ModelInferRequest& request, const Context& context,
+OpenInference::Handle OpenInference::Infer(ModelInferRequest* request, const Context& context,
                                            InferDone done) {
   class Whole final : public InferReceiver {
    public:
@@ -239,14 +239,14 @@ OpenInference::Handle OpenInference::Infer(const ModelInferRequest& request, con
   return Start(request, context, /*streams=*/false, std::make_shared<Whole>(std::move(done)));
 }
 
-OpenInference::Handle OpenInference::Stream(const ModelInferRequest& request,
-                                            const Context& context,
+OpenInference::Handle OpenInference::Stream(ModelInferRequest* request, const Context& context,
                                             std::shared_ptr<InferReceiver> receiver) {
   return Start(request, context, /*streams=*/true, std::move(receiver));
 }
 
-OpenInference::Handle OpenInference::Start(const ModelInferRequest& request, const Context& context,
+OpenInference::Handle OpenInference::Start(ModelInferRequest* message, const Context& context,
                                            bool streams, std::shared_ptr<InferReceiver> receiver) {
+  const ModelInferRequest& request = *message;
   // The rows that the first input claims; the tensors are read when the model is known.
   const bool sized = request.inputs_size() > 0 && request.inputs(0).shape_size() > 0;
   const int64_t claimed = sized ? request.inputs(0).shape(0) : 1;
@@ -267,9 +267,12 @@ OpenInference::Handle OpenInference::Start(const ModelInferRequest& request, con
     return nullptr;
   }
   const absl::Time deadline = std::min(context.deadline, context.arrival + text->timeout);
-  auto handle =
-      generation_->Generate(Method::kModelInfer, *model, text->request, {context.arrival, deadline},
-                            MakeTextResponses(request, **model, *text, streams, receiver));
+  auto responses = MakeTextResponses(request, **model, *text, streams, receiver);
+  // The text has its own copy. Clearing them would keep their memory.
+  message->mutable_inputs()->DeleteSubrange(0, message->inputs_size());
+  message->mutable_raw_input_contents()->DeleteSubrange(0, message->raw_input_contents_size());
+  auto handle = generation_->Generate(Method::kModelInfer, *model, text->request,
+                                      {context.arrival, deadline}, std::move(responses));
   if (!handle.ok()) {
     receiver->OnEnd(handle.status());
     return nullptr;

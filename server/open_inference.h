@@ -53,10 +53,10 @@ class OpenInference {
   };
 
   /// Calls `done` once, as Inference does; the request must live until then. One bad row fails it.
-  /// A decoder's text comes at once.
-  Handle Infer(const inference::ModelInferRequest& request, const Context& context, InferDone done);
+  /// A decoder's text comes at once, and its inputs leave the request once they have been read.
+  Handle Infer(inference::ModelInferRequest* request, const Context& context, InferDone done);
   /// The same, with a decoder's text in pieces as it is made.
-  Handle Stream(const inference::ModelInferRequest& request, const Context& context,
+  Handle Stream(inference::ModelInferRequest* request, const Context& context,
                 std::shared_ptr<InferReceiver> receiver);
 
   inference::ServerMetadataResponse ServerMetadata() const;
@@ -72,7 +72,7 @@ class OpenInference {
       const inference::RepositoryIndexRequest& request) const;
 
  private:
-  Handle Start(const inference::ModelInferRequest& request, const Context& context, bool streams,
+  Handle Start(inference::ModelInferRequest* message, const Context& context, bool streams,
                std::shared_ptr<InferReceiver> receiver);
   /// On an encoder.
   void InferRowsOf(const inference::ModelInferRequest& request, const Context& context,

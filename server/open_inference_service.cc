@@ -100,13 +100,13 @@ OpenInferenceService::Reactor* OpenInferenceService::ModelInfer(Context* context
   }
   // The call may be answered, and so be gone, before Infer has returned.
   const auto when_cancelled = call->when_cancelled();
-  const auto handle =
-      open_inference_.Infer(call->request(), {call->arrival(), call->deadline(), call->cancelled()},
-                            [call](absl::StatusOr<inference::ModelInferResponse> response) {
-                              const absl::Status status = response.status();
-                              if (response.ok()) *call->response() = *std::move(response);
-                              call->Finish(status);
-                            });
+  const auto handle = open_inference_.Infer(
+      call->mutable_request(), {call->arrival(), call->deadline(), call->cancelled()},
+      [call](absl::StatusOr<inference::ModelInferResponse> response) {
+        const absl::Status status = response.status();
+        if (response.ok()) *call->response() = *std::move(response);
+        call->Finish(status);
+      });
   if (handle != nullptr) when_cancelled->Set([handle] { handle->Cancel(); });
   return call;
 }

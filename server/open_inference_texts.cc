@@ -14,6 +14,7 @@
 #include "backend/tensor/status.h"
 #include "server/open_inference_report.h"
 #include "server/open_inference_tensors.h"
+#include "server/text_request.h"
 
 namespace thresher {
 namespace {
@@ -40,6 +41,14 @@ absl::Status ReadStop(const InferParameter& parameter, v1::GenerateRequest* out)
     return InvalidArgument("parameter 'stop' must be a string, or a JSON list of strings");
   }
   const std::string& text = parameter.string_param();
+  // Parsing takes many times a text's size. A byte has at most six characters in JSON (\u00xx), a
+  // string its quotes, a comma and a space.
+  constexpr size_t kMost = kMaxStopStrings * (6 * kMaxStopBytes + 4);
+  if (text.size() > kMost) {
+    return InvalidArgument(
+        "parameter 'stop' has {} bytes; there may be at most {} strings of at most {} bytes",
+        text.size(), kMaxStopStrings, kMaxStopBytes);
+  }
   const auto list = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   const bool strings =
       list.is_array() &&
@@ -47,6 +56,9 @@ absl::Status ReadStop(const InferParameter& parameter, v1::GenerateRequest* out)
   if (!strings) {
     out->add_stop(text);
     return absl::OkStatus();
+  }
+  if (list.empty()) {
+    return InvalidArgument("parameter 'stop' is an empty list; leave it out to stop at no string");
   }
   for (const auto& item : list) out->add_stop(item.template get<std::string>());
   return absl::OkStatus();

@@ -52,6 +52,19 @@ void FillTop(const Tokenizer& tokenizer, const TextToken& token,
   }
 }
 
+int64_t Bytes(const v1::Input& input) {
+  const size_t ids = static_cast<size_t>(input.token_ids_size() + input.token_type_ids_size());
+  return static_cast<int64_t>(input.text().size() + input.pair().size() + ids * sizeof(int32_t));
+}
+
+absl::Status CheckCaller(const TextGeneration::Context& context) {
+  if (Now() >= context.deadline) {
+    return DeadlineExceeded("the deadline had passed when the call arrived");
+  }
+  if (context.cancelled && context.cancelled()) return Cancelled("the caller cancelled the call");
+  return absl::OkStatus();
+}
+
 void FillModel(const ServedModel& model, v1::ModelSpec* out) {
   out->set_name(model.name);
   out->set_version(model.version);
@@ -66,10 +79,12 @@ void FillModel(const ServedModel& model, v1::ModelSpec* out) {
 class TextGeneration::Text final : public GenerationSink,
                                    public std::enable_shared_from_this<Text> {
  public:
-  Text(Inference* inference, Method method, Model model, const v1::GenerateRequest& request,
-       const TextRequest& text, const Context& context, std::shared_ptr<TextReceiver> receiver)
+  Text(Inference* inference, Method method, Model model, HeldInput input,
+       const v1::GenerateRequest& request, const TextRequest& text, const Context& context,
+       std::shared_ptr<TextReceiver> receiver)
       : inference_(inference),
         method_(method),
+        input_(std::move(input)),
         arrival_(context.arrival),
         policy_(PolicyName(text.generation.policy.get())),
         seed_(text.greedy ? 0 : text.generation.sampling.seed),
@@ -138,6 +153,7 @@ class TextGeneration::Text final : public GenerationSink,
 
   void End(absl::StatusOr<GenerationResult> result) {
     const Model model = std::move(model_);
+    input_.reset();
     Metrics& metrics = inference_->metrics();
     RequestTimes times;
     times.tokenize = tokenize_;
@@ -181,6 +197,7 @@ class TextGeneration::Text final : public GenerationSink,
 
   Inference* const inference_;
   const Method method_;
+  HeldInput input_;  // Until the end.
   const absl::Time arrival_;
   const std::string policy_;
   const uint64_t seed_;
@@ -195,6 +212,12 @@ class TextGeneration::Text final : public GenerationSink,
   std::optional<absl::Time> last_token_;
 };
 
+absl::Status TextGeneration::CheckBegin(const ServedModel& model, const Context& context,
+                                        size_t texts) {
+  THRESHER_RETURN_IF_ERROR(CheckCaller(context));
+  return model.generator->CheckRoom(texts);
+}
+
 absl::StatusOr<TextGeneration::Handle> TextGeneration::Generate(
     const v1::GenerateRequest& request, const Context& context,
     std::shared_ptr<TextReceiver> receiver) {
@@ -208,9 +231,11 @@ absl::StatusOr<TextGeneration::Handle> TextGeneration::Generate(
     Method method, const Model& model, const v1::GenerateRequest& request, const Context& context,
     std::shared_ptr<TextReceiver> receiver) {
   auto handle = [&]() -> absl::StatusOr<Handle> {
+    THRESHER_RETURN_IF_ERROR(CheckBegin(*model, context, 1));
+    THRESHER_ASSIGN_OR_RETURN(HeldInput input, inference_->HoldInput(Bytes(request.prompt())));
     THRESHER_ASSIGN_OR_RETURN(TextRequest text, MakeTextRequest(*model, request));
-    auto sink = std::make_shared<Text>(inference_, method, model, request, text, context,
-                                       std::move(receiver));
+    auto sink = std::make_shared<Text>(inference_, method, model, std::move(input), request, text,
+                                       context, std::move(receiver));
     text.generation.detail =
         Detail(inference_->metrics(), *model, request.options().sparsity().explain());
     text.generation.deadline = context.deadline;
@@ -226,9 +251,10 @@ absl::StatusOr<TextGeneration::Handle> TextGeneration::Generate(
 class TextGeneration::ScoreCall final : public GenerationHandle,
                                         public std::enable_shared_from_this<ScoreCall> {
  public:
-  ScoreCall(Inference* inference, Model model, const v1::ScoreRequest& request,
+  ScoreCall(Inference* inference, Model model, HeldInput input, const v1::ScoreRequest& request,
             const Context& context, ScoreDone done)
       : inference_(inference),
+        input_(std::move(input)),
         arrival_(context.arrival),
         explain_(request.options().sparsity().explain()),
         per_token_(request.per_token()),
@@ -238,10 +264,14 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
         waiting_(request.inputs_size()) {}
 
   void Start(const v1::ScoreRequest& request, const std::shared_ptr<const Policy>& policy,
-             absl::Time deadline) {
+             const Context& context) {
     const Model model = model_;  // The last text to end lets go of the call's.
     policy_ = PolicyName(policy.get());
     for (size_t i = 0; i < inputs_.size(); ++i) {
+      if (absl::Status status = CheckCaller(context); !status.ok()) {
+        Later(i, status);
+        continue;
+      }
       const absl::Time begin = Now();
       auto text = MakeScoreRequest(*model, request.inputs(static_cast<int>(i)),
                                    request.options().truncate());
@@ -254,7 +284,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
       GenerationRequest& generation = text->generation;
       generation.policy = policy;
       generation.priority = request.options().priority();
-      generation.deadline = deadline;
+      generation.deadline = context.deadline;
       generation.detail = Detail(inference_->metrics(), *model, explain_);
       auto handle = model->generator->Submit(std::move(generation),
                                              std::make_shared<Sink>(shared_from_this(), i));
@@ -285,7 +315,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
 
  private:
   struct Input {
-    std::vector<TextToken> tokens;
+    v1::TextScore score;  // Of the tokens so far.
     absl::StatusOr<GenerationResult> result = Internal("it has not ended");
     RequestTimes times;
     bool truncated = false;
@@ -295,7 +325,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
    public:
     Sink(std::shared_ptr<ScoreCall> call, size_t i) : call_(std::move(call)), i_(i) {}
     Next OnToken(const TextToken& token) override {
-      call_->inputs_[i_].tokens.push_back(token);
+      call_->Add(token, &call_->inputs_[i_].score);
       return Next::kGoOn;
     }
     void OnEnd(absl::StatusOr<GenerationResult> result) override {
@@ -306,6 +336,17 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
     const std::shared_ptr<ScoreCall> call_;
     const size_t i_;
   };
+
+  void Add(const TextToken& token, v1::TextScore* score) const {
+    if (!token.logprob) return;  // Nothing is before the first.
+    score->set_logprob(score->logprob() + *token.logprob);
+    score->set_scored_tokens(score->scored_tokens() + 1);
+    if (!per_token_) return;
+    v1::TokenLogprob* one = score->add_tokens();
+    one->set_id(token.id);
+    one->set_token(std::string(model_->model->tokenizer->TokenText(token.id)));
+    one->set_logprob(static_cast<float>(*token.logprob));
+  }
 
   /// Ends input i on an answering thread.
   void Later(size_t i, absl::StatusOr<GenerationResult> result) {
@@ -322,6 +363,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
 
   void Answer() {
     const Model model = std::move(model_);
+    input_.reset();
     Metrics& metrics = inference_->metrics();
     InferenceStatistics& statistics = inference_->statistics();
     v1::ScoreResponse response;
@@ -341,7 +383,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
         Account(metrics, *model, policy_, explain_, &*input.result);
         shares.push_back({1, input.result->compute});
       }
-      Fill(*model->model->tokenizer, input, response.add_results());
+      Fill(&input, response.add_results());
     }
     slowest.total = Now() - arrival_;
     FillTimings(slowest, response.mutable_timings());
@@ -365,29 +407,19 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
     out->set_total(absl::ToDoubleSeconds(times.total));
   }
 
-  void Fill(const Tokenizer& tokenizer, Input& input, v1::TextScore* out) const {
+  static void Fill(Input* input, v1::TextScore* out) {
+    if (input->result.ok()) *out = std::move(input->score);
     v1::ResultInfo* info = out->mutable_info();
-    FillTimings(input.times, info->mutable_timings());
-    *info->mutable_status() = ToProto(input.result.status());
-    if (!input.result.ok()) return;
-    info->set_tokens(input.result->prompt_tokens);
-    info->set_truncated(input.truncated);
-    *info->mutable_report() = std::move(input.result->report);
-    double sum = 0;
-    for (const TextToken& token : input.tokens) {
-      if (!token.logprob) continue;  // Nothing is before the first.
-      sum += *token.logprob;
-      out->set_scored_tokens(out->scored_tokens() + 1);
-      if (!per_token_) continue;
-      v1::TokenLogprob* one = out->add_tokens();
-      one->set_id(token.id);
-      one->set_token(std::string(tokenizer.TokenText(token.id)));
-      one->set_logprob(static_cast<float>(*token.logprob));
-    }
-    out->set_logprob(sum);
+    FillTimings(input->times, info->mutable_timings());
+    *info->mutable_status() = ToProto(input->result.status());
+    if (!input->result.ok()) return;
+    info->set_tokens(input->result->prompt_tokens);
+    info->set_truncated(input->truncated);
+    *info->mutable_report() = std::move(input->result->report);
   }
 
   Inference* const inference_;
+  HeldInput input_;  // Until the answer.
   const absl::Time arrival_;
   const bool explain_;
   const bool per_token_;
@@ -408,11 +440,20 @@ absl::StatusOr<TextGeneration::Handle> TextGeneration::Score(const v1::ScoreRequ
   const auto count = static_cast<size_t>(request.inputs_size());
   THRESHER_ASSIGN_OR_RETURN(const Model model,
                             inference_->Admit(Method::kScore, spec.name(), spec.version(), count));
-  const auto policy = TextPolicy(*model, request.options().sparsity());
-  if (!policy.ok()) return inference_->Refuse(Method::kScore, model->name, count, policy.status());
-  auto call = std::make_shared<ScoreCall>(inference_, model, request, context, std::move(done));
-  call->Start(request, *policy, context.deadline);
-  return call;
+  auto handle = [&]() -> absl::StatusOr<Handle> {
+    THRESHER_RETURN_IF_ERROR(CheckBegin(*model, context, count));
+    int64_t bytes = 0;
+    for (const v1::Input& input : request.inputs()) bytes += Bytes(input);
+    THRESHER_ASSIGN_OR_RETURN(HeldInput held, inference_->HoldInput(bytes));
+    THRESHER_ASSIGN_OR_RETURN(const std::shared_ptr<const Policy> policy,
+                              TextPolicy(*model, request.options().sparsity()));
+    auto call = std::make_shared<ScoreCall>(inference_, model, std::move(held), request, context,
+                                            std::move(done));
+    call->Start(request, policy, context);
+    return call;
+  }();
+  if (!handle.ok()) return inference_->Refuse(Method::kScore, model->name, count, handle.status());
+  return handle;
 }
 
 }  // namespace thresher

@@ -8,7 +8,8 @@
 //
 // A call is refused, before anything runs and with nothing handed on: as Inference::Admit does;
 // INVALID_ARGUMENT for options that are out of range or contradict each other; RESOURCE_EXHAUSTED
-// when too many texts wait or this one could never fit the KV cache; DEADLINE_EXCEEDED.
+// when too many texts wait, the calls in hand hold too much input, or this one could never fit the
+// KV cache; DEADLINE_EXCEEDED. Room and deadline are asked first, before anything is tokenized.
 #ifndef THRESHER_SERVER_TEXT_GENERATION_H_
 #define THRESHER_SERVER_TEXT_GENERATION_H_
 
@@ -44,6 +45,8 @@ class TextGeneration {
   struct Context {
     absl::Time arrival = absl::InfinitePast();  // On Clock::Real(), as is `deadline`.
     absl::Time deadline = absl::InfiniteFuture();
+    /// Whether the caller has gone; asked while a call begins, not after. May be empty.
+    std::function<bool()> cancelled;
   };
 
   /// Begins a text. A refusal is counted, and the receiver is not called; calls of it may come
@@ -63,6 +66,9 @@ class TextGeneration {
                                ScoreDone done);
 
  private:
+  /// What may be said of a call of so many texts before any is tokenized.
+  static absl::Status CheckBegin(const ServedModel& model, const Context& context, size_t texts);
+
   class Text;
   class ScoreCall;
 

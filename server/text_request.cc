@@ -35,13 +35,21 @@ std::vector<int32_t> Ids(const Encoding& encoding) {
   return ids;
 }
 
-/// All of the prompt, however long.
-absl::StatusOr<std::vector<int32_t>> ReadPrompt(const ServedModel& model, const v1::Input& input) {
+/// All of the prompt, however long, if its newest tokens are to be kept; else of one that is longer
+/// than the context only as much, and `*longer` is set.
+absl::StatusOr<std::vector<int32_t>> ReadPrompt(const ServedModel& model, const v1::Input& input,
+                                                bool truncate, bool* longer) {
   THRESHER_RETURN_IF_ERROR(CheckInput(input));
   if (input.token_ids_size() > 0)
     return std::vector(input.token_ids().begin(), input.token_ids().end());
+  EncodeOptions options;
+  if (!truncate) {
+    options.max_tokens = model.generator->engine().max_tokens();
+    options.truncate = true;
+  }
   THRESHER_ASSIGN_OR_RETURN(const Encoding encoding,
-                            model.model->tokenizer->Encode(input.text(), {}));
+                            model.model->tokenizer->Encode(input.text(), options));
+  *longer = encoding.truncated;
   std::vector<int32_t> ids = Ids(encoding);
   if (!ids.empty()) return ids;
   const std::optional<int32_t> bos = model.model->info.bos;
@@ -60,8 +68,8 @@ void KeepNewest(const ModelInfo& info, size_t limit, std::vector<int32_t>* ids) 
   ids->erase(begin, begin + static_cast<int64_t>(ids->size() - limit));
 }
 
-/// Prompt and max_tokens.
-absl::Status SetLength(const ServedModel& model, const v1::GenerateRequest& request,
+/// Prompt and max_tokens. `longer`: the prompt goes on after what was read of it.
+absl::Status SetLength(const ServedModel& model, const v1::GenerateRequest& request, bool longer,
                        TextRequest* out) {
   GenerationRequest& generation = out->generation;
   const DecoderEngine& engine = model.generator->engine();
@@ -78,12 +86,18 @@ absl::Status SetLength(const ServedModel& model, const v1::GenerateRequest& requ
   const int64_t wanted = request.has_max_tokens() ? request.max_tokens() : 1;
   int64_t limit = std::min(context, most - wanted);
   const auto length = static_cast<int64_t>(generation.prompt.size());
-  if (length > limit) {
+  if (longer || length > limit) {
     if (!request.options().truncate()) {
+      const std::string has =
+          fmt::format("the prompt has {}{} tokens, and model '{}' has a context",
+                      longer ? "more than " : "", length, model.name);
+      if (limit == context) {
+        return InvalidArgument("{} of {}; shorten it, or ask for truncation", has, context);
+      }
       return InvalidArgument(
-          "the prompt has {} tokens, and model '{}' has a context of {}, of which {} {} to be "
-          "generated; shorten it, ask for fewer tokens, or for truncation",
-          length, model.name, most, wanted, wanted == 1 ? "is" : "are");
+          "{} of {}, of which {} {} to be generated; shorten it, ask for fewer tokens, or for "
+          "truncation",
+          has, most, wanted, wanted == 1 ? "is" : "are");
     }
     if (!request.has_max_tokens()) {
       limit = std::min(context, most - std::min<int64_t>(kDefaultMaxTokens, context / 2));
@@ -179,8 +193,10 @@ absl::StatusOr<TextRequest> MakeTextRequest(const ServedModel& model,
   THRESHER_RETURN_IF_ERROR(SetLogprobs(request, &generation));
   THRESHER_RETURN_IF_ERROR(SetSampling(request.sampling(), &out));
   THRESHER_ASSIGN_OR_RETURN(generation.policy, TextPolicy(model, request.options().sparsity()));
-  THRESHER_ASSIGN_OR_RETURN(generation.prompt, ReadPrompt(model, request.prompt()));
-  THRESHER_RETURN_IF_ERROR(SetLength(model, request, &out));
+  bool longer = false;
+  THRESHER_ASSIGN_OR_RETURN(generation.prompt, ReadPrompt(model, request.prompt(),
+                                                          request.options().truncate(), &longer));
+  THRESHER_RETURN_IF_ERROR(SetLength(model, request, longer, &out));
   if (!request.ignore_eos()) generation.end_ids = model.model->info.eos;
   generation.priority = request.options().priority();
   return out;

@@ -301,14 +301,16 @@ Reactor* ThresherService::Score(Context* context, const Bytes* in, Bytes* out) {
   }
   // The call may be answered, and so be gone, before Score has returned.
   const auto cancel = call->when_cancelled();
-  const auto handle = generation_->Score(call->request(), {call->arrival(), call->deadline()},
-                                         [call](absl::StatusOr<v1::ScoreResponse> response) {
-                                           const absl::Status status = response.status();
-                                           if (response.ok()) {
-                                             *call->response() = *std::move(response);
-                                           }
-                                           call->Finish(status);
-                                         });
+  const auto handle = generation_->Score(
+      call->request(),
+      {call->arrival(), call->deadline(), [context] { return context->IsCancelled(); }},
+      [call](absl::StatusOr<v1::ScoreResponse> response) {
+        const absl::Status status = response.status();
+        if (response.ok()) {
+          *call->response() = *std::move(response);
+        }
+        call->Finish(status);
+      });
   if (handle.ok()) {
     cancel->Set([handle = *handle] { handle->Cancel(); });
   } else {
