@@ -1,20 +1,25 @@
 // Generate and Score of thresher.v1, and decoders over the Open Inference Protocol, on a tiny GPT-2
 // with random weights.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "inference/open_inference_grpc.grpc.pb.h"
 #include "server/generation_metrics.h"
 #include "server/grpc_server.h"
+#include "server/inference.h"
+#include "server/text_generation.h"
 #include "tests/server/fake_model.h"
 #include "tests/testing/paths.h"
 #include "thresher/v1/thresher.grpc.pb.h"
@@ -51,10 +56,11 @@ class GenerationServiceTest : public ::testing::Test {
     options.device = "reference";
     options.scheduler = scheduler_.get();
     options.kv_pool = pool_;
+    options.generator = generator_;
     options.observer = [this](const std::string& model) { return &metrics_.TextsOf(model); };
     std::vector<v1::ModelConfig> models(2);
     models[0].set_name("gpt");
-    models[0].set_path((SourceDir() / "tests/golden/decoder-gpt2").string());
+    models[0].set_path(decoder_.string());
     models[1].set_name("encoder");
     models[1].set_path((SourceDir() / "tests/golden/bert-plain").string());
     repository_ = std::make_unique<ModelRepository>(options, models);
@@ -167,6 +173,8 @@ class GenerationServiceTest : public ::testing::Test {
     return inference_->ModelInfer(&context, request, response);
   }
 
+  std::filesystem::path decoder_ = SourceDir() / "tests/golden/decoder-gpt2";  // The model "gpt".
+  GeneratorOptions generator_;
   Metrics metrics_;
   std::unique_ptr<Scheduler> scheduler_;
   std::shared_ptr<KvPool> pool_;
@@ -356,6 +364,30 @@ TEST_F(GenerationServiceTest, APromptThatIsTooLongIsRefusedOrLosesItsBeginning) 
   EXPECT_EQ(half.end.usage().generated_tokens(), kContext / 2);
 }
 
+TEST_F(GenerationServiceTest, OfATextThatIsTooLongOnlyThatIsTold) {
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "the ";
+  ExpectRefused(Ask(text), "the prompt has more than 48 tokens, and model 'gpt' has a context of");
+}
+
+TEST_F(GenerationServiceTest, ThePromptOfAnEndlessTextIsBoundByTheContext) {
+  // The golden model has no tokenizer; none is needed for ids, but to load it.
+  const auto gpt =
+      std::exchange(decoder_, std::filesystem::path(::testing::TempDir()) / "endless-text-decoder");
+  std::filesystem::remove_all(decoder_);
+  std::filesystem::copy(SourceDir() / "tests/golden/decoder-llama3", decoder_);
+  for (const char* file : {"vocab.json", "merges.txt", "tokenizer_config.json"}) {
+    std::filesystem::copy(gpt / file, decoder_);
+  }
+  Start(size_t{1} << 30);
+  ASSERT_TRUE(loaded_.ok()) << loaded_;
+  const int context = (*repository_->Find("gpt", ""))->generator->engine().max_tokens();
+  v1::GenerateRequest request = Ask("", 8);
+  request.mutable_options()->mutable_sparsity()->set_policy("sinks:first=1,recent=8");
+  for (int i = 0; i <= context; ++i) request.mutable_prompt()->add_token_ids(5);
+  ExpectRefused(request, fmt::format("has a context of {}; shorten it", context));
+}
+
 TEST_F(GenerationServiceTest, AnEmptyPromptStartsFromBos) {
   v1::GenerateRequest request = Ask("", 6);
   const Written empty = Generate(request);
@@ -532,6 +564,92 @@ TEST_F(GenerationServiceTest, APassedDeadlineEndsTheText) {
   EXPECT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
 }
 
+TEST_F(GenerationServiceTest, ADeadlineIsAskedBeforeThePromptIsRead) {
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "the ";
+  auto request = InferText(text);
+  inference::ModelInferResponse response;
+  EXPECT_EQ(Infer(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  (*request.mutable_parameters())["timeout"].set_int64_param(1);  // Microsecond.
+  EXPECT_EQ(Infer(request, &response).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST_F(GenerationServiceTest, AFullQueueTakesNoPartOfACall) {
+  generator_.max_waiting = 2;
+  Start(size_t{1} << 30);
+  Hold();
+  auto first = std::async(std::launch::async, [&] { return Generate(Ask("the", 3)); });
+  AwaitWaiting(1);
+  v1::ScoreRequest score;
+  score.mutable_model()->set_name("gpt");
+  for (int i = 0; i < 2; ++i) score.add_inputs()->set_text("the");
+  grpc::ClientContext context;
+  v1::ScoreResponse response;
+  EXPECT_EQ(thresher_->Score(&context, score, &response).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  auto second = std::async(std::launch::async, [&] { return Generate(Ask("the", 3)); });
+  AwaitWaiting(2);
+  // The place is asked for before the options are looked at.
+  ExpectRefused(Ask("the", 0), "queue is full", grpc::StatusCode::RESOURCE_EXHAUSTED);
+  Release();
+  EXPECT_TRUE(first.get().status.ok());
+  EXPECT_TRUE(second.get().status.ok());
+}
+
+TEST_F(GenerationServiceTest, TheInputOfTextsIsBounded) {
+  Inference inference(
+      {.max_pending_bytes = 8},
+      [this](std::string_view name, std::string_view version) {
+        return repository_->Find(name, version);
+      },
+      scheduler_.get(), &metrics_);
+  TextGeneration generation(&inference);
+  struct Receiver final : TextReceiver {
+    bool OnToken(v1::GeneratedToken) override { return true; }
+    void OnEnd(absl::StatusOr<v1::GenerateEnd> end) override { ended.set_value(end.status()); }
+    std::promise<absl::Status> ended;
+  };
+  const auto begin = [&](const std::string& prompt) {
+    auto receiver = std::make_shared<Receiver>();
+    const auto handle = generation.Generate(Ask(prompt, 2), {}, receiver);
+    return std::pair(handle.status(), receiver);
+  };
+  Hold();
+  const auto [taken, first] = begin("the t");
+  EXPECT_TRUE(taken.ok()) << taken;
+  EXPECT_EQ(begin("the").first, absl::OkStatus());  // Just so much.
+  const absl::Status refused = begin("a").first;
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("hold 9 bytes of input"));
+  v1::ScoreRequest score;
+  score.mutable_model()->set_name("gpt");
+  for (int i = 0; i < 3; ++i) score.add_inputs()->add_token_ids(5);
+  const auto never = [](const absl::StatusOr<v1::ScoreResponse>&) { ADD_FAILURE(); };
+  EXPECT_EQ(generation.Score(score, {}, never).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  Release();
+  EXPECT_TRUE(first->ended.get_future().get().ok());
+  EXPECT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
+  const auto [large, last] = begin("the the the");  // Goes alone.
+  EXPECT_TRUE(large.ok()) << large;
+  EXPECT_TRUE(last->ended.get_future().get().ok());
+}
+
+TEST_F(GenerationServiceTest, AScoreTellsTokensOnlyIfAsked) {
+  v1::ScoreRequest request;
+  request.mutable_model()->set_name("gpt");
+  request.add_inputs()->set_text("the the the");
+  v1::ScoreResponse sums, tokens;
+  grpc::ClientContext first, second;
+  ASSERT_TRUE(thresher_->Score(&first, request, &sums).ok());
+  request.set_per_token(true);
+  ASSERT_TRUE(thresher_->Score(&second, request, &tokens).ok());
+  EXPECT_EQ(sums.results(0).tokens_size(), 0);
+  EXPECT_EQ(tokens.results(0).tokens_size(), tokens.results(0).scored_tokens());
+  EXPECT_EQ(sums.results(0).logprob(), tokens.results(0).logprob());
+  EXPECT_EQ(sums.results(0).scored_tokens(), tokens.results(0).scored_tokens());
+}
+
 TEST_F(GenerationServiceTest, TextsAreCounted) {
   ASSERT_TRUE(Generate(Ask("the", 8)).status.ok());
   const std::string text = metrics_.Exposition();
@@ -608,6 +726,14 @@ TEST_F(GenerationServiceTest, ModelInferGivesTheWholeText) {
   parameters["stop"].set_string_param("[\"" + expected.text.substr(2, 2) + "\", \"zzz\"]");
   ASSERT_TRUE(Infer(request, &response).ok());
   EXPECT_EQ(response.parameters().at("finish_reason").string_param(), "stop");
+
+  for (const auto& [stop, part] : std::initializer_list<std::pair<std::string, std::string>>{
+           {std::string(1 << 20, '['), "has 1048576 bytes"}, {"[]", "an empty list"}}) {
+    parameters["stop"].set_string_param(stop);
+    status = Infer(request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(part));
+  }
 
   auto two = InferText("a");
   two.mutable_inputs(0)->set_shape(0, 2);
