@@ -99,8 +99,11 @@ TEST_F(GenerationTest, ASlowReaderHoldsBackOnlyItselfAndLeavesNothingWhenItGoes)
   const auto client = server_->Connect();
   std::promise<void> read_on;
   const auto wait = read_on.get_future().share();
+  v1::GenerateRequest endless = Endless(100'000);
+  endless.set_logprobs(true);  // So that what the transport takes in hand is full before its end.
+  endless.set_top_logprobs(20);
   auto slow = std::async(std::launch::async, [&] {
-    return client->Generate(Endless(100'000), [&](const v1::GenerateResponse&) {
+    return client->Generate(endless, [&](const v1::GenerateResponse&) {
       wait.wait();
       return false;
     });
