@@ -344,7 +344,7 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
   Workspace& w = *workspace_;
   w.ids.clear();
   w.positions.clear();
-  w.groups.clear();
+  for (Workspace::Group& group : w.groups) group.parts.clear();  // Their memory stays.
   for (size_t p = 0; p < parts.size(); ++p) {
     CachedText& text = *parts[p].text;
     THRESHER_RETURN_IF_ERROR(text.Begin(parts[p], static_cast<int32_t>(w.ids.size())));
@@ -364,6 +364,7 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
   for (int32_t layer = 0; layer < shape_.layers; ++layer) {
     groups.clear();
     for (Workspace::Group& group : w.groups) {
+      if (group.parts.empty()) continue;
       group.sequences.clear();
       for (const size_t p : group.parts) {
         group.sequences.push_back(parts[p].text->BeginLayer(layer));

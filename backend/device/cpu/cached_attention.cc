@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "backend/device/cpu/decode_attention.h"
@@ -39,12 +40,14 @@ std::vector<Task> Cut(const CachedAttentionInput& input) {
   return tasks;
 }
 
-/// The record of a sequence, but for what its decode tasks found out.
-CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence& sequence) {
+/// The record of a sequence, but for what its decode tasks found out. Sums take the memory of those
+/// that were there: of long caches it is large.
+CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence& sequence,
+                         CachedRecord&& before) {
   CachedRecord record;
-  if (sequence.want_sums) {
-    record.sums.assign(static_cast<size_t>(input.shape.kv_heads) * sequence.slots, 0);
-  }
+  record.sums = std::move(before.sums);
+  record.sums.assign(
+      sequence.want_sums ? static_cast<size_t>(input.shape.kv_heads) * sequence.slots : 0, 0);
   record.rows = int64_t{sequence.rows} * input.shape.heads;
   if (sequence.decode) {
     record.scores = int64_t{SlotsRead(sequence)} * input.shape.heads;
@@ -96,7 +99,7 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
   size_t floats = 0;
   for (size_t s = 0; s < records.size(); ++s) {
     const CachedSequence& sequence = input.sequences[s];
-    records[s] = StartRecord(input, sequence);
+    records[s] = StartRecord(input, sequence, std::move(records[s]));
     floats = std::max(floats, sequence.decode ? DecodeScratchSize(input.shape, SlotsRead(sequence))
                                               : PromptScratchSize(input.shape));
   }
