@@ -10,11 +10,11 @@
 namespace thresher {
 
 struct FreeAligned {
-  void operator()(void* memory) const { std::free(memory); }  // NOLINT: pairs with aligned_alloc
+  void operator()(void* memory) const { std::free(memory); }  // NOLINT: pairs with posix_memalign
 };
 using AlignedMemory = std::unique_ptr<void, FreeAligned>;
 
-/// `bytes` is a multiple of 64. Throws std::bad_alloc. Contents are undefined.
+/// Throws std::bad_alloc. Contents are undefined.
 AlignedMemory AllocateAligned(size_t bytes);
 
 }  // namespace thresher
