@@ -199,7 +199,8 @@ struct GoldenCase {
 std::vector<GoldenCase> ReadGolden() {
   std::ifstream file(SourceDir() / "tests/golden/decoder-gpt2/golden.json");
   std::vector<GoldenCase> cases;
-  for (const auto& item : nlohmann::json::parse(file)["cases"]) {
+  const auto golden = nlohmann::json::parse(file);  // Outlives its items.
+  for (const auto& item : golden["cases"]) {
     cases.push_back(
         {item["ids"].get<std::vector<int>>(), item["logits"].get<std::vector<double>>()});
   }
