@@ -329,8 +329,10 @@ void Generator::Impl::MakeParts() {
   }
   if (static_cast<int64_t>(parts_.size()) == most) {
     // Perhaps not all had a place: who had one goes to the end of the line.
-    std::ranges::stable_partition(
-        running_, [this](const auto& text) { return std::ranges::count(stepping_, text) == 0; });
+    // (Not std::ranges::stable_partition: clang 14 does not compile libstdc++'s subrange.)
+    std::stable_partition(running_.begin(), running_.end(), [this](const auto& text) {
+      return std::ranges::count(stepping_, text) == 0;
+    });
   }
   int64_t room =
       std::max<int64_t>(1, options_.max_step_tokens - static_cast<int64_t>(parts_.size()));
