@@ -1,0 +1,63 @@
+// A memory that an accelerator reads and writes in bursts. Requests go in, completions come out; in
+// between the model queues, reorders, opens rows and refreshes as its specification says
+// (hbm2.h), or moves bytes at a flat rate (flat_memory.h).
+//
+// Time is in picoseconds from the last Reset and never runs backwards: every `now_ps` is at least
+// as late as the one before. One thread at a time.
+#ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_DRAM_H_
+#define THRESHER_BACKEND_DEVICE_SIMULATOR_DRAM_H_
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "thresher/v1/simulator.pb.h"
+
+namespace thresher {
+
+struct DramRequest {
+  uint64_t address = 0;  // Of a whole burst: a multiple of burst_bytes().
+  bool write = false;
+  uint64_t tag = 0;  // Returned with the completion.
+};
+
+struct DramCompletion {
+  uint64_t tag = 0;
+  int64_t time_ps = 0;  // When the last byte of a read has arrived, or a write has been taken.
+};
+
+class Dram {
+ public:
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+  virtual ~Dram() = default;
+
+  virtual int32_t burst_bytes() const = 0;
+  virtual int32_t channels() const = 0;
+  virtual int32_t ChannelOf(uint64_t address) const = 0;
+  /// Bytes a second, if nothing ever waited.
+  virtual double peak_bandwidth() const = 0;
+
+  /// False when the queue of its channel is full: nothing was taken; ask again after NextEvent().
+  virtual bool TrySend(const DramRequest& request, int64_t now_ps) = 0;
+  /// Lets time pass until `now_ps`; appends what has completed by then, in order of time.
+  virtual void AdvanceTo(int64_t now_ps, std::vector<DramCompletion>* completions) = 0;
+  /// The earliest time at which a completion comes out or room is made in a queue, if nothing else
+  /// is sent; kNever when the memory is idle.
+  virtual int64_t NextEvent() const = 0;
+  virtual void Reset() = 0;
+
+  /// Since the last Reset, without the energy of standing by.
+  virtual const v1::DramCounts& counts() const = 0;
+  /// In joules: of the counts.
+  virtual double energy() const = 0;
+};
+
+/// INVALID_ARGUMENT for a specification that can't work, naming the field and the reason.
+absl::StatusOr<std::unique_ptr<Dram>> CreateDram(const v1::DramSpec& spec);
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_SIMULATOR_DRAM_H_

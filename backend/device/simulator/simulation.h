@@ -1,0 +1,18 @@
+// Arithmetic on what simulations say.
+#ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
+#define THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
+
+#include "thresher/v1/simulator.pb.h"
+
+namespace thresher {
+
+/// What ran one after the other.
+void AddSimulation(const v1::Simulation& part, v1::Simulation* total);
+
+/// Multiplies traffic, energy, operations and counts of rows by `share`, and leaves time and what
+/// units did as they are: the part of one sequence in a batch that ends together.
+v1::Simulation ShareOf(const v1::Simulation& total, double share);
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
