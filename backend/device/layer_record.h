@@ -52,6 +52,7 @@ struct SequenceRecord {
   bool decode = false;
   std::vector<HeadRecord> heads;  // Those that ran, ascending.
   OperandBits bits;
+  double refetch_threshold = 0;  // On a row's largest probability. 0: none.
   /// Where the keys that are read lie, as token positions, ascending; all heads alike. Empty: those
   /// are not known (or all keys are read), and the first ones stand for them.
   std::vector<int32_t> positions;
@@ -60,6 +61,7 @@ struct SequenceRecord {
   int32_t top_k_from = 0;
   int32_t top_k = 0;
   bool accumulates_importance = false;
+  bool rescales_importance = false;  // Of what was accumulated before, when a step has ended.
   // Rows of Q, K and V that were generated, each counted once for each head.
   int64_t query_rows = 0;
   int64_t key_rows = 0;
