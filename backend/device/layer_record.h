@@ -22,6 +22,8 @@ struct LayerShape {
   int32_t ffn_size = 0;
   int32_t ffn_matrices = 2;  // 3 where the activation is gated.
   bool causal = false;
+
+  friend bool operator==(const LayerShape&, const LayerShape&) = default;
 };
 
 /// What the attention of one head did. Counts are sums over the sequence's queries.
