@@ -28,6 +28,33 @@ struct DramCompletion {
   int64_t time_ps = 0;  // When the last byte of a read has arrived, or a write has been taken.
 };
 
+/// A command on the memory's buses, for whoever watches.
+struct DramCommand {
+  enum class Kind {
+    kActivate,
+    kRead,
+    kWrite,
+    kPrecharge,
+    kPrechargeAll,  // All banks of the pseudo-channel; `bank` and `row` mean nothing.
+    kRefresh,       // Likewise.
+    kRefreshBank,
+  };
+  Kind kind = Kind::kActivate;
+  bool auto_precharge = false;  // Of a read or write.
+  int32_t channel = 0;
+  int32_t pseudo_channel = 0;
+  int32_t bank = 0;   // Bank group * 4 + bank in the group.
+  int32_t row = 0;    // That is opened, or that the data belong to.
+  int64_t clock = 0;  // The memory's: the first that the command holds its bus for.
+};
+
+class DramObserver {
+ public:
+  virtual ~DramObserver() = default;
+  /// Commands of a channel come in order of time, those of two channels in any order.
+  virtual void Observe(const DramCommand& command) = 0;
+};
+
 class Dram {
  public:
   static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
@@ -44,10 +71,14 @@ class Dram {
   virtual bool TrySend(const DramRequest& request, int64_t now_ps) = 0;
   /// Lets time pass until `now_ps`; appends what has completed by then, in order of time.
   virtual void AdvanceTo(int64_t now_ps, std::vector<DramCompletion>* completions) = 0;
-  /// The earliest time at which a completion comes out or room is made in a queue, if nothing else
-  /// is sent; kNever when the memory is idle.
+  /// If nothing else is sent, no completion comes out and no room is made in a queue before this
+  /// time, which is after what time has been let pass; advancing to it, again and again, meets each
+  /// completion when it comes. kNever when the memory is idle.
   virtual int64_t NextEvent() const = 0;
   virtual void Reset() = 0;
+  /// Shows every command to `observer`, which outlives the memory or is taken back with null. A
+  /// memory without commands shows nothing.
+  virtual void set_observer(DramObserver* /*observer*/) {}
 
   /// Since the last Reset, without the energy of standing by.
   virtual const v1::DramCounts& counts() const = 0;

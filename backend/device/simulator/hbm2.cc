@@ -1,0 +1,139 @@
+#include "backend/device/simulator/hbm2.h"
+
+#include <algorithm>
+#include <bit>
+#include <deque>
+#include <vector>
+
+#include "backend/device/simulator/hbm2_address.h"
+#include "backend/device/simulator/hbm2_channel.h"
+#include "backend/device/simulator/hbm2_timing.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+class Hbm2 final : public Dram {
+ public:
+  Hbm2(const Hbm2Config& config, const Hbm2AddressMap& map) : config_(config), map_(map) {
+    for (int32_t c = 0; c < config_.channels; ++c) channels_.emplace_back(config_, c);
+    quiet_until_.assign(config_.channels, 0);
+  }
+
+  int32_t burst_bytes() const override { return kHbm2BurstBytes; }
+  int32_t channels() const override { return config_.channels; }
+  int32_t ChannelOf(uint64_t address) const override { return map_.Channel(address); }
+  double peak_bandwidth() const override {
+    const double burst_seconds = config_.timing.burst * config_.timing.clock_ps * 1e-12;
+    return config_.channels * kHbm2PseudoChannels * kHbm2BurstBytes / burst_seconds;
+  }
+
+  bool TrySend(const DramRequest& request, int64_t now_ps) override {
+    now_ps_ = std::max(now_ps_, now_ps);
+    const Hbm2Location where = map_.Locate(request.address);
+    Hbm2Channel& channel = channels_[where.channel];
+    const bool taken = channel.TrySend(where, request.write, request.tag, NotBefore(now_ps_));
+    quiet_until_[where.channel] = channel.quiet_until();
+    return taken;
+  }
+
+  void AdvanceTo(int64_t now_ps, std::vector<DramCompletion>* completions) override {
+    now_ps_ = std::max(now_ps_, now_ps);
+    const int64_t until = NotBefore(now_ps_);
+    const int64_t done_by = now_ps_ / config_.timing.clock_ps;
+    done_.clear();
+    int sources = 0;
+    for (int32_t c = 0; c < config_.channels; ++c) {
+      if (until <= quiet_until_[c]) continue;
+      Hbm2Channel& channel = channels_[c];
+      channel.RunUntil(until);
+      const size_t before = done_.size();
+      channel.Collect(done_by, &done_);
+      quiet_until_[c] = channel.quiet_until();
+      sources += done_.size() > before;
+    }
+    // Each channel's are in order already; of two at one time the first channel's goes first.
+    if (sources > 1) {
+      std::ranges::stable_sort(done_, {}, &Hbm2Channel::Done::clock);
+    }
+    for (const Hbm2Channel::Done& done : done_) {
+      completions->push_back({.tag = done.tag, .time_ps = done.clock * config_.timing.clock_ps});
+    }
+  }
+
+  int64_t NextEvent() const override {
+    int64_t earliest = Hbm2Channel::kNever;
+    for (const Hbm2Channel& channel : channels_) {
+      earliest = std::min(earliest, channel.EarliestDone());
+    }
+    if (earliest == Hbm2Channel::kNever) return kNever;
+    return std::max(earliest * config_.timing.clock_ps, now_ps_);
+  }
+
+  void Reset() override {
+    now_ps_ = 0;
+    for (Hbm2Channel& channel : channels_) channel.Reset();
+    std::ranges::fill(quiet_until_, 0);
+  }
+
+  void set_observer(DramObserver* observer) override {
+    for (Hbm2Channel& channel : channels_) channel.set_observer(observer);
+  }
+
+  const v1::DramCounts& counts() const override {
+    counts_.Clear();
+    for (const Hbm2Channel& channel : channels_) {
+      const Hbm2Channel::Counts& counts = channel.counts();
+      counts_.set_reads(counts_.reads() + counts.reads);
+      counts_.set_writes(counts_.writes() + counts.writes);
+      counts_.set_activations(counts_.activations() + counts.activations);
+      counts_.set_precharges(counts_.precharges() + counts.precharges);
+      counts_.set_refreshes(counts_.refreshes() + counts.refreshes);
+      counts_.set_row_hits(counts_.row_hits() + counts.row_hits);
+      counts_.set_row_misses(counts_.row_misses() + counts.row_misses);
+      counts_.set_row_conflicts(counts_.row_conflicts() + counts.row_conflicts);
+      counts_.add_requests_by_channel(counts.requests);
+    }
+    return counts_;
+  }
+
+  double energy() const override {
+    double joules = 0;
+    for (const Hbm2Channel& channel : channels_) {
+      const Hbm2Channel::Counts& counts = channel.counts();
+      const auto bits = static_cast<double>((counts.reads + counts.writes) * kHbm2BurstBytes * 8);
+      joules += static_cast<double>(counts.activations) * config_.joules_per_activation +
+                bits * config_.joules_per_bit;
+    }
+    return joules;
+  }
+
+ private:
+  /// The first clock that is not before a time.
+  int64_t NotBefore(int64_t ps) const {
+    return (ps + config_.timing.clock_ps - 1) / config_.timing.clock_ps;
+  }
+
+  const Hbm2Config config_;
+  const Hbm2AddressMap map_;
+  int64_t now_ps_ = 0;
+  std::deque<Hbm2Channel> channels_;
+  std::vector<int64_t> quiet_until_;  // By channel, side by side, for a quick look.
+  std::vector<Hbm2Channel::Done> done_;
+  mutable v1::DramCounts counts_;  // Summed when asked for.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Dram>> CreateHbm2(const v1::Hbm2Spec& spec) {
+  THRESHER_ASSIGN_OR_RETURN(const Hbm2Config config, ResolveHbm2(spec));
+  const std::string_view text =
+      spec.address_map().empty() ? std::string_view("RoBaCoBgPcCh") : spec.address_map();
+  THRESHER_ASSIGN_OR_RETURN(
+      const Hbm2AddressMap map,
+      Hbm2AddressMap::Parse(text, std::countr_zero(static_cast<uint32_t>(config.channels)),
+                            config.row_bits));
+  return std::make_unique<Hbm2>(config, map);
+}
+
+}  // namespace thresher
