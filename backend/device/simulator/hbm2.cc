@@ -18,6 +18,7 @@ class Hbm2 final : public Dram {
   Hbm2(const Hbm2Config& config, const Hbm2AddressMap& map) : config_(config), map_(map) {
     for (int32_t c = 0; c < config_.channels; ++c) channels_.emplace_back(config_, c);
     quiet_until_.assign(config_.channels, 0);
+    earliest_done_.assign(config_.channels, Hbm2Channel::kNever);
   }
 
   int32_t burst_bytes() const override { return kHbm2BurstBytes; }
@@ -33,7 +34,7 @@ class Hbm2 final : public Dram {
     const Hbm2Location where = map_.Locate(request.address);
     Hbm2Channel& channel = channels_[where.channel];
     const bool taken = channel.TrySend(where, request.write, request.tag, NotBefore(now_ps_));
-    quiet_until_[where.channel] = channel.quiet_until();
+    NoteTimes(where.channel);
     return taken;
   }
 
@@ -41,31 +42,22 @@ class Hbm2 final : public Dram {
     now_ps_ = std::max(now_ps_, now_ps);
     const int64_t until = NotBefore(now_ps_);
     const int64_t done_by = now_ps_ / config_.timing.clock_ps;
-    done_.clear();
+    const size_t before = completions->size();
     int sources = 0;
     for (int32_t c = 0; c < config_.channels; ++c) {
       if (until <= quiet_until_[c]) continue;
       Hbm2Channel& channel = channels_[c];
+      const size_t held = completions->size();
       channel.RunUntil(until);
-      const size_t before = done_.size();
-      channel.Collect(done_by, &done_);
-      quiet_until_[c] = channel.quiet_until();
-      sources += done_.size() > before;
+      channel.Collect(done_by, completions);
+      NoteTimes(c);
+      sources += completions->size() > held;
     }
-    // Each channel's are in order already; of two at one time the first channel's goes first.
-    if (sources > 1) {
-      std::ranges::stable_sort(done_, {}, &Hbm2Channel::Done::clock);
-    }
-    for (const Hbm2Channel::Done& done : done_) {
-      completions->push_back({.tag = done.tag, .time_ps = done.clock * config_.timing.clock_ps});
-    }
+    if (sources > 1) SortByTime(completions->begin() + before, completions->end());
   }
 
   int64_t NextEvent() const override {
-    int64_t earliest = Hbm2Channel::kNever;
-    for (const Hbm2Channel& channel : channels_) {
-      earliest = std::min(earliest, channel.EarliestDone());
-    }
+    const int64_t earliest = *std::ranges::min_element(earliest_done_);
     if (earliest == Hbm2Channel::kNever) return kNever;
     return std::max(earliest * config_.timing.clock_ps, now_ps_);
   }
@@ -74,6 +66,7 @@ class Hbm2 final : public Dram {
     now_ps_ = 0;
     for (Hbm2Channel& channel : channels_) channel.Reset();
     std::ranges::fill(quiet_until_, 0);
+    std::ranges::fill(earliest_done_, Hbm2Channel::kNever);
   }
 
   void set_observer(DramObserver* observer) override {
@@ -114,12 +107,35 @@ class Hbm2 final : public Dram {
     return (ps + config_.timing.clock_ps - 1) / config_.timing.clock_ps;
   }
 
+  void NoteTimes(int32_t c) {
+    quiet_until_[c] = channels_[c].QuietUntil();
+    earliest_done_[c] = channels_[c].EarliestDone();
+  }
+
+  /// Each channel's are in order already; of two at one time the first channel's goes first.
+  template <typename Iterator>
+  static void SortByTime(Iterator begin, Iterator end) {
+    constexpr ptrdiff_t kFew = 64;
+    if (end - begin > kFew) {
+      std::stable_sort(begin, end, [](const DramCompletion& a, const DramCompletion& b) {
+        return a.time_ps < b.time_ps;
+      });
+      return;
+    }
+    // Mostly in order, and without the memory that stable_sort allocates.
+    for (Iterator i = begin; i != end; ++i) {
+      for (Iterator j = i; j != begin && j->time_ps < (j - 1)->time_ps; --j)
+        std::swap(*j, *(j - 1));
+    }
+  }
+
   const Hbm2Config config_;
   const Hbm2AddressMap map_;
   int64_t now_ps_ = 0;
   std::deque<Hbm2Channel> channels_;
-  std::vector<int64_t> quiet_until_;  // By channel, side by side, for a quick look.
-  std::vector<Hbm2Channel::Done> done_;
+  // By channel, side by side, for a quick look.
+  std::vector<int64_t> quiet_until_;
+  std::vector<int64_t> earliest_done_;
   mutable v1::DramCounts counts_;  // Summed when asked for.
 };
 

@@ -52,8 +52,9 @@ class Hbm2AddressMap {
     int bits = 0;
 
     uint32_t Of(uint64_t address) const {
-      uint32_t value = 0;
-      for (int i = 0; i < count; ++i) {
+      // Most fields are of one piece; an empty first one yields 0.
+      uint32_t value = static_cast<uint32_t>(address >> pieces[0].shift) & pieces[0].mask;
+      for (int i = 1; i < count; ++i) {
         value |= (static_cast<uint32_t>(address >> pieces[i].shift) & pieces[i].mask)
                  << pieces[i].to;
       }

@@ -1,6 +1,5 @@
 #include "backend/device/simulator/hbm2_channel.h"
 
-#include <algorithm>
 #include <bit>
 
 namespace thresher {
@@ -11,6 +10,7 @@ constexpr uint32_t kAllBanks = (1u << kHbm2Banks) - 1;
 constexpr int64_t kLongAgo = -(int64_t{1} << 40);
 
 constexpr uint32_t Bit(int bank) { return 1u << bank; }
+constexpr int GroupOf(int bank) { return bank / kHbm2BanksPerGroup; }
 
 template <typename Body>
 void ForEachBank(uint32_t banks, const Body& body) {
@@ -22,7 +22,10 @@ void Raise(int64_t value, int64_t* least) { *least = std::max(*least, value); }
 }  // namespace
 
 Hbm2Channel::Hbm2Channel(const Hbm2Config& config, int32_t channel)
-    : config_(config), timing_(config.timing), channel_(channel) {
+    : config_(config),
+      timing_(config.timing),
+      channel_(channel),
+      least_latency_(std::min(timing_.read_data(), timing_.write_data())) {
   Reset();
 }
 
@@ -41,7 +44,7 @@ void Hbm2Channel::Reset() {
   waiting_ = held_ = 0;
   next_order_ = 0;
   clock_ = column_bus_ = row_bus_ = 0;
-  next_step_ = quiet_until_ = 0;
+  next_step_ = 0;
   done_.clear();
 }
 
@@ -61,6 +64,55 @@ void Hbm2Channel::Remove(int16_t r, int16_t* oldest, int16_t* newest) {
   (newer == kNone ? *newest : queue_[newer].*Older) = older;
 }
 
+// ---- Requests come and go ----
+
+bool Hbm2Channel::TrySend(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock) {
+  RunUntil(clock);
+  if (held_ == config_.queue_depth) {
+    Collect(clock, &done_);  // Makes room.
+    if (held_ == config_.queue_depth) return false;
+  }
+  clock_ = std::max(clock_, clock);
+  next_step_ = clock;
+  const int16_t r = free_.back();
+  free_.pop_back();
+  ++held_;
+  ++waiting_;
+  ++counts_.requests;
+  PseudoChannel& pc = pcs_[where.pseudo_channel];
+  Bank& bank = pc.banks[where.bank];
+  Request& request = queue_[r];
+  request.order = next_order_++;
+  request.arrival = clock;
+  request.tag = tag;
+  request.row = where.row;
+  request.bank = static_cast<int16_t>(where.bank);
+  request.direction = write ? kWrite : kRead;
+  request.outcome = Outcome::kHit;
+  Append<&Request::older, &Request::newer>(r, &pc.oldest, &pc.newest);
+  Append<&Request::older_in_bank, &Request::newer_in_bank>(r, &bank.oldest, &bank.newest);
+  if (pc.oldest == r) OldestChanged(pc);
+  const bool first = bank.oldest == r;
+  if (first) bank.oldest_order = request.order;
+  const bool hit = bank.open_row == where.row && bank.oldest_hit == kNone;
+  if (hit) SetHit(pc, where.bank, r);
+  if (first || hit) {
+    const bool was_conflicting = (pc.conflicting & Bit(where.bank)) != 0;
+    Sort(pc, where.bank);
+    if (was_conflicting) pc.row_stale = true;  // Its row is wanted again.
+    Offer(pc, where.bank);
+  }
+  return true;
+}
+
+void Hbm2Channel::SetHit(PseudoChannel& pc, int b, int16_t hit) {
+  Bank& bank = pc.banks[b];
+  bank.oldest_hit = hit;
+  if (hit == kNone) return;
+  bank.hit_order = queue_[hit].order;
+  bank.hit_direction = queue_[hit].direction;
+}
+
 /// Files the bank under what it wants next.
 void Hbm2Channel::Sort(PseudoChannel& pc, int b) {
   const Bank& bank = pc.banks[b];
@@ -72,94 +124,93 @@ void Hbm2Channel::Sort(PseudoChannel& pc, int b) {
   (bank.open_row < 0 ? pc.closed : bank.oldest_hit != kNone ? pc.hits : pc.conflicting) |= bit;
 }
 
-bool Hbm2Channel::TrySend(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock) {
-  RunUntil(clock);
-  if (held_ == config_.queue_depth) {
-    Collect(clock, &done_);  // Makes room.
-    if (held_ == config_.queue_depth) return false;
-  }
-  if (clock > clock_) clock_ = clock;
-  const int16_t r = free_.back();
-  free_.pop_back();
-  ++held_;
-  ++waiting_;
-  ++counts_.requests;
-  PseudoChannel& pc = pcs_[where.pseudo_channel];
-  Bank& bank = pc.banks[where.bank];
-  queue_[r] = {.order = next_order_++,
-               .arrival = clock,
-               .tag = tag,
-               .row = where.row,
-               .bank = static_cast<int16_t>(where.bank),
-               .direction = write ? kWrite : kRead};
-  Append<&Request::older, &Request::newer>(r, &pc.oldest, &pc.newest);
-  Append<&Request::older_in_bank, &Request::newer_in_bank>(r, &bank.oldest, &bank.newest);
-  if (bank.open_row == where.row && bank.oldest_hit == kNone) bank.oldest_hit = r;
-  Sort(pc, where.bank);
-  pc.column_stale = pc.row_stale = true;
-  next_step_ = quiet_until_ = clock;
-  return true;
+void Hbm2Channel::OldestChanged(PseudoChannel& pc) {
+  if (pc.urgent) pc.column_stale = pc.row_stale = true;
+  pc.urgent = false;
+  pc.patient_until = pc.oldest == kNone ? kNever : queue_[pc.oldest].arrival + config_.patience;
 }
 
-/// The request that would be served first among the open rows of `banks`.
-Hbm2Channel::Choice Hbm2Channel::OldestHit(const PseudoChannel& pc, uint32_t banks,
-                                           int64_t floor) const {
+void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completions) {
+  if (!done_.empty() && completions != &done_) {
+    completions->insert(completions->end(), done_.begin(), done_.end());
+    done_.clear();
+  }
+  for (;;) {
+    // Of two at the same time the first pseudo-channel's goes first.
+    PseudoChannel& pc = pcs_[pcs_[1].flight_done < pcs_[0].flight_done];
+    if (pc.flight_done > clock) break;
+    const auto& [done, tag] = pc.in_flight[pc.flight_begin];
+    completions->push_back({.tag = tag, .time_ps = done * timing_.clock_ps});
+    if (++pc.flight_begin == config_.queue_depth) pc.flight_begin = 0;
+    --pc.flight_count;
+    --held_;
+    pc.flight_done = pc.flight_count > 0 ? pc.in_flight[pc.flight_begin].first : kNever;
+  }
+}
+
+// ---- Choosing ----
+
+/// When the bank's oldest hit could be served.
+Hbm2Channel::Choice Hbm2Channel::ColumnOf(const PseudoChannel& pc, int b, int64_t floor) const {
+  const Bank& bank = pc.banks[b];
+  const Direction direction = bank.hit_direction;
+  return {.clock = std::max(std::max(floor, bank.column[direction]),
+                            std::max(pc.column[direction], pc.group_column[GroupOf(b)][direction])),
+          .order = bank.hit_order,
+          .bank = static_cast<int16_t>(b)};
+}
+
+/// When a bank whose row is closed, or is to be closed, could be worked on.
+Hbm2Channel::Choice Hbm2Channel::RowOf(const PseudoChannel& pc, int b, int64_t floor) const {
+  const Bank& bank = pc.banks[b];
+  Choice choice{.order = bank.oldest_order, .bank = static_cast<int16_t>(b)};
+  if (bank.open_row < 0) {
+    choice.kind = Kind::kActivate;
+    const int64_t second_clock =
+        std::max(std::max(bank.activation, pc.activation), pc.group_activation[GroupOf(b)]);
+    choice.clock = std::max(floor, second_clock - (timing_.activation_cycles - 1));
+  } else {
+    choice.kind = Kind::kPrecharge;
+    choice.clock = std::max(floor, bank.precharge);
+  }
+  return choice;
+}
+
+Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
+  uint32_t banks = pc.hits & ~pc.blocked;
+  if (banks == 0) return {};
+  const Request& oldest = queue_[pc.oldest];
+  const uint32_t bit = Bit(oldest.bank);
+  const bool hit = pc.banks[oldest.bank].oldest_hit == pc.oldest;
+  if (pc.urgent && (pc.blocked & bit) == 0) {
+    // Either it goes next, or nothing holds its row up any longer.
+    banks = hit ? bit : banks & ~bit;
+  }
+  floor = std::max(floor, std::min(pc.column[kRead], pc.column[kWrite]));
   Choice best;
+  if (hit && (banks & bit) != 0) {
+    best = ColumnOf(pc, oldest.bank, floor);
+    if (best.clock == floor) return best;  // None could be earlier, and none is older.
+  }
   ForEachBank(banks, [&](int b) {
-    const Bank& bank = pc.banks[b];
-    const Request& request = queue_[bank.oldest_hit];
-    const Direction direction = request.direction;
-    const Choice choice{.clock = std::max({floor, bank.column[direction],
-                                           pc.column[b / kHbm2BanksPerGroup][direction]}),
-                        .order = request.order,
-                        .bank = static_cast<int16_t>(b)};
+    const Choice choice = ColumnOf(pc, b, floor);
     if (choice.Before(best)) best = choice;
   });
   return best;
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
-  const uint32_t banks = pc.hits & ~pc.blocked;
-  if (banks == 0) return {};
-  const Choice best = OldestHit(pc, banks, floor);
-  const Request& oldest = queue_[pc.oldest];
-  const int64_t patient_until = oldest.arrival + config_.patience;
-  const uint32_t bit = Bit(oldest.bank);
-  if (best.clock < patient_until || (pc.blocked & bit) != 0) return best;
-  // Its patience is over: either it goes next, or nothing holds its row up any longer.
-  const bool hit = pc.banks[oldest.bank].open_row == oldest.row;
-  return OldestHit(pc, hit ? bit : banks & ~bit, std::max(floor, patient_until));
-}
-
-/// When an activation in the bank may begin.
-int64_t Hbm2Channel::ActivationClock(const PseudoChannel& pc, int b) const {
-  return std::max({pc.banks[b].activation, pc.activation[b / kHbm2BanksPerGroup],
-                   pc.last_activations[pc.next_activation] + timing_.faw}) -
-         (timing_.activation_cycles - 1);
-}
-
 Hbm2Channel::Choice Hbm2Channel::NextRow(const PseudoChannel& pc, int64_t floor) const {
   Choice best = pc.refreshing ? RefreshChoice(pc, floor) : Choice{};
-  const auto offer = [&](Kind kind, int b, int64_t clock) {
-    const Choice choice{.clock = std::max(floor, clock),
-                        .order = queue_[pc.banks[b].oldest].order,
-                        .kind = kind,
-                        .bank = static_cast<int16_t>(b)};
-    if (choice.Before(best)) best = choice;
-  };
-  ForEachBank(pc.closed & ~pc.blocked,
-              [&](int b) { offer(Kind::kActivate, b, ActivationClock(pc, b)); });
-  ForEachBank(pc.conflicting & ~pc.blocked,
-              [&](int b) { offer(Kind::kPrecharge, b, pc.banks[b].precharge); });
-  if ((pc.hits & ~pc.blocked) != 0) {
+  uint32_t banks = (pc.closed | pc.conflicting) & ~pc.blocked;
+  if (pc.urgent) {
     // A row with requests waiting is closed only when the oldest request has lost patience with it.
-    const Request& oldest = queue_[pc.oldest];
-    const Bank& bank = pc.banks[oldest.bank];
-    if ((pc.hits & ~pc.blocked & Bit(oldest.bank)) != 0 && bank.open_row != oldest.row) {
-      offer(Kind::kPrecharge, oldest.bank,
-            std::max(bank.precharge, oldest.arrival + config_.patience));
-    }
+    const int b = queue_[pc.oldest].bank;
+    if (pc.banks[b].oldest_hit != pc.oldest) banks |= pc.hits & ~pc.blocked & Bit(b);
   }
+  ForEachBank(banks, [&](int b) {
+    const Choice choice = RowOf(pc, b, floor);
+    if (choice.Before(best)) best = choice;
+  });
   return best;
 }
 
@@ -178,203 +229,206 @@ Hbm2Channel::Choice Hbm2Channel::RefreshChoice(const PseudoChannel& pc, int64_t 
   return choice;
 }
 
-// A choice stands while its pseudo-channel is as it was and its bus is free when it was to be used:
-// it was the earliest, and of those the oldest.
-const Hbm2Channel::Choice& Hbm2Channel::ColumnChoice(PseudoChannel& pc) {
-  const int64_t floor = std::max(clock_, column_bus_);
-  if (pc.column_stale || pc.column_choice.clock < floor) {
-    pc.column_choice = NextColumn(pc, floor);
-    pc.column_stale = false;
+/// The bank has something new to do: it may come before what was chosen.
+void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
+  const uint32_t bit = Bit(b);
+  if (pc.urgent) {
+    pc.column_stale = pc.row_stale = true;
+  } else if ((pc.blocked & bit) != 0) {
+    return;
+  } else if ((pc.hits & bit) != 0) {
+    const Choice choice = ColumnOf(pc, b, ColumnFloor());
+    if (!pc.column_stale && choice.Before(pc.column_choice)) pc.column_choice = choice;
+  } else if (((pc.closed | pc.conflicting) & bit) != 0) {
+    const Choice choice = RowOf(pc, b, RowFloor());
+    if (!pc.row_stale && choice.Before(pc.row_choice)) pc.row_choice = choice;
   }
-  return pc.column_choice;
 }
 
-const Hbm2Channel::Choice& Hbm2Channel::RowChoice(PseudoChannel& pc) {
-  const int64_t floor = std::max(clock_, row_bus_);
-  if (pc.row_stale || pc.row_choice.clock < floor) {
-    pc.row_choice = NextRow(pc, floor);
-    pc.row_stale = false;
-  }
-  return pc.row_choice;
-}
-
-void Hbm2Channel::RunUntil(int64_t until) {
-  if (until <= next_step_) return;
+void Hbm2Channel::Run(int64_t until) {
   for (;;) {
+    const int64_t column_floor = ColumnFloor();
+    const int64_t row_floor = RowFloor();
+    const Choice* next = &pcs_[0].column_choice;
     int first = 0;
-    const Choice* next = nullptr;
-    int64_t refresh_due = kNever;
+    int64_t deadline = kNever;
     for (int p = 0; p < kHbm2PseudoChannels; ++p) {
       PseudoChannel& pc = pcs_[p];
-      if (!pc.refreshing) refresh_due = std::min(refresh_due, pc.refresh_due);
-      for (const Choice* choice : {&ColumnChoice(pc), &RowChoice(pc)}) {
-        if (next == nullptr || choice->Before(*next)) {
-          next = choice;
-          first = p;
-        }
+      // A choice was the earliest, and of those the oldest, as long as its bus was free when it was
+      // to be used.
+      if (pc.column_stale || pc.column_choice.clock < column_floor) {
+        pc.column_choice = NextColumn(pc, column_floor);
+        pc.column_stale = false;
       }
+      if (pc.row_stale || pc.row_choice.clock < row_floor) {
+        pc.row_choice = NextRow(pc, row_floor);
+        pc.row_stale = false;
+      }
+      if (pc.column_choice.Before(*next)) next = &pc.column_choice, first = p;
+      if (pc.row_choice.Before(*next)) next = &pc.row_choice, first = p;
+      if (!pc.refreshing) deadline = std::min(deadline, pc.refresh_due);
+      if (!pc.urgent) deadline = std::min(deadline, pc.patient_until);
     }
-    const int64_t step = std::min(refresh_due, next->clock);
+    const int64_t step = std::min(deadline, next->clock);
     if (step >= until) {
       next_step_ = step;
-      break;
+      return;
     }
-    if (refresh_due <= next->clock) {
-      clock_ = std::max(clock_, refresh_due);
-      if (waiting_ == 0 && SkipIdleRefreshes(until)) continue;
-      for (PseudoChannel& pc : pcs_) {
-        if (!pc.refreshing && pc.refresh_due == refresh_due) StartRefresh(pc);
-      }
+    if (deadline <= next->clock) {
+      MeetDeadlines(deadline, until);
     } else {
       Issue(first, Choice(*next));
     }
   }
-  SetQuiet();
 }
 
-void Hbm2Channel::SetQuiet() {
-  quiet_until_ = done_.empty() ? next_step_ : 0;
-  for (const PseudoChannel& pc : pcs_) {
-    if (pc.flight_count > 0) {
-      quiet_until_ = std::min(quiet_until_, pc.in_flight[pc.flight_begin].clock - 1);
+void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
+  clock_ = std::max(clock_, clock);
+  if (waiting_ == 0 && SkipIdleRefreshes(until)) return;
+  for (PseudoChannel& pc : pcs_) {
+    if (!pc.refreshing && pc.refresh_due <= clock) {
+      pc.refreshing = true;
+      pc.blocked = config_.refresh == v1::Hbm2Spec::ALL_BANK ? kAllBanks : Bit(pc.refresh_bank);
+      pc.column_stale = pc.row_stale = true;
+    }
+    if (!pc.urgent && pc.patient_until <= clock) {
+      pc.urgent = true;
+      pc.column_stale = pc.row_stale = true;
     }
   }
 }
 
+// ---- Issuing ----
+
 void Hbm2Channel::Issue(int p, const Choice& choice) {
   PseudoChannel& pc = pcs_[p];
   clock_ = choice.clock;
-  pc.column_stale = pc.row_stale = true;
   if (choice.kind == Kind::kColumn) {
     column_bus_ = clock_ + 1;
-    IssueColumn(p, choice);
+    IssueColumn(p, choice.bank);
     return;
   }
-  row_bus_ = clock_ + 1;
+  pc.row_stale = true;
+  row_bus_ = clock_ + (choice.kind == Kind::kActivate ? timing_.activation_cycles : 1);
   switch (choice.kind) {
     case Kind::kActivate:
-      row_bus_ = clock_ + timing_.activation_cycles;
-      Activate(p, choice);
+      Activate(p, choice.bank);
       break;
     case Kind::kPrecharge:
-      if (observer_) {
-        Show(DramCommand::Kind::kPrecharge, p, choice.bank, pc.banks[choice.bank].open_row, clock_);
-      }
-      // A refresh closes the row for nobody's sake.
-      if (choice.order >= 0) {
-        queue_[pc.banks[choice.bank].oldest].outcome = Outcome::kConflict;
-      }
-      Close(pc, choice.bank, clock_);
+      Precharge(p, choice);
       break;
     case Kind::kPrechargeAll:
-      if (observer_) Show(DramCommand::Kind::kPrechargeAll, p, 0, 0, clock_);
+      if (observer_) Show(DramCommand::Kind::kPrechargeAll, p, 0, 0);
       ForEachBank(pc.open, [&](int b) { Close(pc, b, clock_); });
       break;
     case Kind::kRefresh:
-      FinishRefresh(p, choice);
+      FinishRefresh(p, choice.bank);
       break;
     case Kind::kColumn:
       break;
   }
 }
 
-void Hbm2Channel::IssueColumn(int p, const Choice& choice) {
+void Hbm2Channel::IssueColumn(int p, int b) {
   PseudoChannel& pc = pcs_[p];
-  const int b = choice.bank;
   Bank& bank = pc.banks[b];
   const int16_t r = bank.oldest_hit;
   const Request& request = queue_[r];
-  const bool write = request.direction == kWrite;
 
   // What must wait for it.
+  int64_t* const group = pc.group_column[GroupOf(b)];
   int64_t done = 0;
-  int64_t precharge = 0;
-  const int own = b / kHbm2BanksPerGroup;
-  for (int group = 0; group < kHbm2BankGroups; ++group) {
-    const int32_t same = std::max(group == own ? timing_.ccd_l : timing_.ccd_s, timing_.burst);
-    auto& column = pc.column[group];
-    Raise(clock_ + same, &column[request.direction]);
-    if (write) {
-      const int32_t turn = group == own ? timing_.wtr_l : timing_.wtr_s;
-      Raise(clock_ + timing_.write_data() + turn, &column[kRead]);
-    } else {
-      Raise(clock_ + timing_.read_to_write(), &column[kWrite]);
-    }
-  }
-  if (write) {
-    done = clock_ + timing_.write_data();
-    precharge = done + timing_.wr;
+  if (request.direction == kWrite) {
     ++counts_.writes;
+    done = clock_ + timing_.write_data();
+    Raise(clock_ + std::max(timing_.ccd_s, timing_.burst), &pc.column[kWrite]);
+    Raise(clock_ + timing_.ccd_l, &group[kWrite]);
+    Raise(done + timing_.wtr_s, &pc.column[kRead]);
+    Raise(done + timing_.wtr_l, &group[kRead]);
+    Raise(done + timing_.wr, &bank.precharge);
   } else {
-    done = clock_ + timing_.read_data();
-    precharge = clock_ + timing_.rtp;
     ++counts_.reads;
+    done = clock_ + timing_.read_data();
+    Raise(clock_ + std::max(timing_.ccd_s, timing_.burst), &pc.column[kRead]);
+    Raise(clock_ + timing_.ccd_l, &group[kRead]);
+    Raise(clock_ + timing_.read_to_write(), &pc.column[kWrite]);
+    Raise(clock_ + timing_.rtp, &bank.precharge);
   }
-  Raise(precharge, &bank.precharge);
-
-  switch (request.outcome) {
-    case Outcome::kHit:
-      ++counts_.row_hits;
-      break;
-    case Outcome::kMiss:
-      ++counts_.row_misses;
-      break;
-    case Outcome::kConflict:
-      ++counts_.row_conflicts;
-      break;
-  }
-  int flight = pc.flight_begin + pc.flight_count++;
+  counts_.row_hits += request.outcome == Outcome::kHit;
+  counts_.row_misses += request.outcome == Outcome::kMiss;
+  counts_.row_conflicts += request.outcome == Outcome::kConflict;
+  int flight = pc.flight_begin + pc.flight_count;
   if (flight >= config_.queue_depth) flight -= config_.queue_depth;
-  pc.in_flight[flight] = {.clock = done, .tag = request.tag};
+  pc.in_flight[flight] = {done, request.tag};
+  if (pc.flight_count++ == 0) pc.flight_done = done;
 
+  // The next one for the row.
   int16_t hit = request.newer_in_bank;
   while (hit != kNone && queue_[hit].row != bank.open_row) hit = queue_[hit].newer_in_bank;
-  bank.oldest_hit = hit;
-  const bool last = config_.page_policy == v1::Hbm2Spec::CLOSED && hit == kNone;
+  SetHit(pc, b, hit);
+  const bool close = hit == kNone && config_.page_policy == v1::Hbm2Spec::CLOSED;
   if (observer_) {
-    Show(write ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, p, b, request.row, clock_,
-         last);
+    const bool write = request.direction == kWrite;
+    Show(write ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, p, b, request.row, close);
   }
+  const bool was_oldest = pc.oldest == r;
   Remove<&Request::older, &Request::newer>(r, &pc.oldest, &pc.newest);
   Remove<&Request::older_in_bank, &Request::newer_in_bank>(r, &bank.oldest, &bank.newest);
+  if (bank.oldest != kNone) bank.oldest_order = queue_[bank.oldest].order;
+  if (was_oldest) OldestChanged(pc);
   free_.push_back(r);
   --waiting_;
-  if (last) {
+  pc.column_stale = true;
+  if (close) {
     Close(pc, b, bank.precharge);
-  } else {
+    Offer(pc, b);
+  } else if (hit == kNone) {
     Sort(pc, b);
+    Offer(pc, b);
+  } else if (pc.urgent) {
+    pc.row_stale = true;
   }
 }
 
-void Hbm2Channel::Activate(int p, const Choice& choice) {
+void Hbm2Channel::Activate(int p, int b) {
   PseudoChannel& pc = pcs_[p];
-  const int b = choice.bank;
   Bank& bank = pc.banks[b];
   Request& request = queue_[bank.oldest];
   if (request.outcome == Outcome::kHit) request.outcome = Outcome::kMiss;
-  if (observer_) Show(DramCommand::Kind::kActivate, p, b, request.row, clock_);
+  if (observer_) Show(DramCommand::Kind::kActivate, p, b, request.row);
   ++counts_.activations;
-  bank.open_row = request.row;
-  bank.oldest_hit = bank.oldest;
-  pc.open |= Bit(b);
   const int64_t activated = clock_ + timing_.activation_cycles - 1;
   bank.column[kRead] = activated + timing_.rcd_read;
   bank.column[kWrite] = activated + timing_.rcd_write;
   bank.precharge = activated + timing_.ras;
   bank.activation = activated + timing_.rc;
-  for (int group = 0; group < kHbm2BankGroups; ++group) {
-    const bool own = group == b / kHbm2BanksPerGroup;
-    Raise(activated + (own ? timing_.rrd_l : timing_.rrd_s), &pc.activation[group]);
-  }
+  Raise(activated + timing_.rrd_s, &pc.activation);
   Raise(activated + timing_.rrd_s, &pc.single_refresh);
+  Raise(activated + timing_.rrd_l, &pc.group_activation[GroupOf(b)]);
   pc.last_activations[pc.next_activation] = activated;
   pc.next_activation = (pc.next_activation + 1) % 4;
+  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.activation);
+
+  bank.open_row = request.row;
+  pc.open |= Bit(b);
+  SetHit(pc, b, bank.oldest);
   Sort(pc, b);
+  Offer(pc, b);
+}
+
+void Hbm2Channel::Precharge(int p, const Choice& choice) {
+  PseudoChannel& pc = pcs_[p];
+  const Bank& bank = pc.banks[choice.bank];
+  if (observer_) Show(DramCommand::Kind::kPrecharge, p, choice.bank, bank.open_row);
+  // A refresh closes the row for nobody's sake.
+  if (choice.order >= 0) queue_[bank.oldest].outcome = Outcome::kConflict;
+  Close(pc, choice.bank, clock_);
 }
 
 /// The row is closed by a precharge at `precharged`.
 void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
   Bank& bank = pc.banks[b];
+  if (bank.oldest_hit != kNone) pc.column_stale = true;
   bank.open_row = -1;
   bank.oldest_hit = kNone;
   pc.open &= ~Bit(b);
@@ -383,29 +437,24 @@ void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
   Sort(pc, b);
 }
 
-void Hbm2Channel::StartRefresh(PseudoChannel& pc) {
-  pc.refreshing = true;
-  pc.blocked = config_.refresh == v1::Hbm2Spec::ALL_BANK ? kAllBanks : Bit(pc.refresh_bank);
-  pc.column_stale = pc.row_stale = true;
-}
-
-void Hbm2Channel::FinishRefresh(int p, const Choice& choice) {
+void Hbm2Channel::FinishRefresh(int p, int b) {
   PseudoChannel& pc = pcs_[p];
   ++counts_.refreshes;
   if (config_.refresh == v1::Hbm2Spec::ALL_BANK) {
-    if (observer_) Show(DramCommand::Kind::kRefresh, p, 0, 0, clock_);
+    if (observer_) Show(DramCommand::Kind::kRefresh, p, 0, 0);
     for (Bank& bank : pc.banks) bank.activation = clock_ + timing_.rfc;
     pc.refresh_due += timing_.refi;
   } else {
-    if (observer_) Show(DramCommand::Kind::kRefreshBank, p, choice.bank, 0, clock_);
-    pc.banks[choice.bank].activation = clock_ + timing_.rfc_sb;
-    for (int64_t& activation : pc.activation) Raise(clock_ + timing_.rrefd, &activation);
-    pc.single_refresh = clock_ + timing_.rrefd;
-    pc.refresh_bank = static_cast<int16_t>((pc.refresh_bank + 1) % kHbm2Banks);
+    if (observer_) Show(DramCommand::Kind::kRefreshBank, p, b, 0);
+    pc.banks[b].activation = clock_ + timing_.rfc_sb;
+    Raise(clock_ + timing_.rrefd, &pc.activation);
+    Raise(clock_ + timing_.rrefd, &pc.single_refresh);
+    pc.refresh_bank = static_cast<int16_t>((b + 1) % kHbm2Banks);
     pc.refresh_due += timing_.refi_sb;
   }
   pc.refreshing = false;
   pc.blocked = 0;
+  pc.column_stale = true;
 }
 
 /// Refreshes of a memory that nobody uses follow each other at their interval. All but the last
@@ -429,55 +478,14 @@ bool Hbm2Channel::SkipIdleRefreshes(int64_t until) {
   return skipped;
 }
 
-void Hbm2Channel::Collect(int64_t clock, std::vector<Done>* done) {
-  if (done != &done_ && !done_.empty()) {
-    done->insert(done->end(), done_.begin(), done_.end());
-    done_.clear();
-  }
-  for (;;) {
-    PseudoChannel* first = nullptr;
-    int64_t earliest = clock;
-    for (PseudoChannel& pc : pcs_) {
-      if (pc.flight_count > 0 && pc.in_flight[pc.flight_begin].clock <= earliest) {
-        // Of two at the same time the first pseudo-channel's goes first.
-        if (first != nullptr && pc.in_flight[pc.flight_begin].clock == earliest) continue;
-        earliest = pc.in_flight[pc.flight_begin].clock;
-        first = &pc;
-      }
-    }
-    if (first == nullptr) break;
-    done->push_back(first->in_flight[first->flight_begin]);
-    if (++first->flight_begin == config_.queue_depth) first->flight_begin = 0;
-    --first->flight_count;
-    --held_;
-  }
-  SetQuiet();
-}
-
-int64_t Hbm2Channel::EarliestDone() const {
-  int64_t earliest = kNever;
-  if (!done_.empty()) return done_.front().clock;
-  for (const PseudoChannel& pc : pcs_) {
-    if (pc.flight_count > 0) {
-      earliest = std::min(earliest, pc.in_flight[pc.flight_begin].clock);
-    }
-  }
-  if (waiting_ > 0) {
-    const int64_t data = std::min(timing_.read_data(), timing_.write_data());
-    earliest = std::min(earliest, next_step_ + data);
-  }
-  return earliest;
-}
-
-void Hbm2Channel::Show(DramCommand::Kind kind, int p, int bank, int32_t row, int64_t clock,
-                       bool auto_precharge) {
+void Hbm2Channel::Show(DramCommand::Kind kind, int p, int bank, int32_t row, bool auto_precharge) {
   observer_->Observe({.kind = kind,
                       .auto_precharge = auto_precharge,
                       .channel = channel_,
                       .pseudo_channel = p,
                       .bank = bank,
                       .row = row,
-                      .clock = clock});
+                      .clock = clock_});
 }
 
 }  // namespace thresher

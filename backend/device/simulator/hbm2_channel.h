@@ -9,10 +9,10 @@
 #ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_HBM2_CHANNEL_H_
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_HBM2_CHANNEL_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "backend/device/simulator/dram.h"
@@ -36,10 +36,6 @@ class Hbm2Channel {
     int64_t row_conflicts = 0;
     int64_t requests = 0;
   };
-  struct Done {
-    int64_t clock = 0;
-    uint64_t tag = 0;
-  };
 
   /// `config` outlives the channel.
   Hbm2Channel(const Hbm2Config& config, int32_t channel);
@@ -51,19 +47,27 @@ class Hbm2Channel {
   /// False: the queue is full.
   bool TrySend(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock);
   /// Issues all commands before `clock`.
-  void RunUntil(int64_t clock);
+  void RunUntil(int64_t clock) {
+    if (clock > next_step_) Run(clock);
+  }
   /// Appends what is done by `clock`, up to which it has run, in order of time.
-  void Collect(int64_t clock, std::vector<Done>* done);
+  void Collect(int64_t clock, std::vector<DramCompletion>* completions);
 
   /// Nothing is done before this, if nothing is sent; kNever when the channel is empty.
-  int64_t EarliestDone() const;
+  int64_t EarliestDone() const {
+    int64_t earliest = FirstInFlight();
+    if (waiting_ > 0) earliest = std::min(earliest, next_step_ + least_latency_);
+    return done_.empty() ? earliest : 0;
+  }
   /// Neither RunUntil nor Collect has anything to do up to this time.
-  int64_t quiet_until() const { return quiet_until_; }
+  int64_t QuietUntil() const {
+    return done_.empty() ? std::min(next_step_, FirstInFlight() - 1) : -1;
+  }
   const Counts& counts() const { return counts_; }
 
  private:
   static constexpr int16_t kNone = -1;
-  enum Direction { kRead, kWrite };
+  enum Direction : uint8_t { kRead, kWrite };
   enum class Outcome : uint8_t { kHit, kMiss, kConflict };
 
   /// A place in the queue.
@@ -79,15 +83,18 @@ class Hbm2Channel {
     int16_t older_in_bank = kNone, newer_in_bank = kNone;  // in the bank.
   };
 
-  /// The earliest times at which commands may be issued. Those of an activation are of its second
-  /// clock.
-  struct Bank {
-    int32_t open_row = -1;
-    int16_t oldest = kNone, newest = kNone;
-    int16_t oldest_hit = kNone;  // The oldest request for the open row.
+  /// The times are the earliest at which the command may be issued; that of an activation is of its
+  /// second clock. One cache line.
+  struct alignas(64) Bank {
     int64_t activation = 0;
     int64_t precharge = 0;
     int64_t column[2] = {};  // By direction.
+    int64_t oldest_order = 0;
+    int64_t hit_order = 0;
+    int32_t open_row = -1;
+    int16_t oldest = kNone, newest = kNone;
+    int16_t oldest_hit = kNone;  // The oldest request for the open row.
+    Direction hit_direction = kRead;
   };
 
   enum class Kind : uint8_t { kColumn, kActivate, kPrecharge, kPrechargeAll, kRefresh };
@@ -104,29 +111,36 @@ class Hbm2Channel {
   };
 
   struct PseudoChannel {
-    std::array<Bank, kHbm2Banks> banks;
+    // A choice stands until it is made or something makes it stale; what newly becomes possible is
+    // held against it (Offer).
+    Choice column_choice, row_choice;
+    bool column_stale = true, row_stale = true;
+    bool refreshing = false;  // It is due: the banks in `blocked` serve it first.
+    bool urgent = false;      // The oldest request has lost patience.
+    // When either will be so, if it is not yet.
+    int64_t refresh_due = kNever;
+    int64_t patient_until = kNever;
     // Banks by what they want next; a bank is in one of them at the most.
     uint32_t hits = 0;         // A request for the open row waits.
     uint32_t closed = 0;       // Requests wait and no row is open.
     uint32_t conflicting = 0;  // Requests wait, all for other rows than the open one.
     uint32_t open = 0;         // A row is open.
-    std::array<std::array<int64_t, 2>, kHbm2BankGroups> column = {};  // By group and direction.
-    std::array<int64_t, kHbm2BankGroups> activation = {};             // By group.
-    std::array<int64_t, 4> last_activations = {};                     // A ring.
-    int next_activation = 0;
-    int16_t oldest = kNone, newest = kNone;
-    // Refresh.
-    int64_t refresh_due = kNever;
-    bool refreshing = false;  // It is due: banks in `blocked` serve it first.
     uint32_t blocked = 0;
+    int16_t oldest = kNone, newest = kNone;
+    // The earliest times for any bank, and for those of a group.
+    int64_t column[2] = {};  // By direction.
+    int64_t group_column[kHbm2BankGroups][2] = {};
+    int64_t activation = 0;
+    int64_t group_activation[kHbm2BankGroups] = {};
+    std::array<int64_t, 4> last_activations = {};  // A ring.
+    int next_activation = 0;
     int16_t refresh_bank = 0;    // SINGLE_BANK: whose turn it is,
     int64_t single_refresh = 0;  // and when the next may be issued, as to the other banks.
-    // What was chosen for each bus, until something changes.
-    Choice column_choice, row_choice;
-    bool column_stale = true, row_stale = true;
-    // Issued, in order of their data.
-    std::vector<Done> in_flight;  // A ring.
+    // Issued, in order of their data: a ring.
     int flight_begin = 0, flight_count = 0;
+    int64_t flight_done = kNever;  // The first one's.
+    std::vector<std::pair<int64_t, uint64_t>> in_flight;
+    std::array<Bank, kHbm2Banks> banks;
   };
 
   template <int16_t Request::*Older, int16_t Request::*Newer>
@@ -134,29 +148,35 @@ class Hbm2Channel {
   template <int16_t Request::*Older, int16_t Request::*Newer>
   void Remove(int16_t r, int16_t* oldest, int16_t* newest);
 
-  const Choice& ColumnChoice(PseudoChannel& pc);
-  const Choice& RowChoice(PseudoChannel& pc);
-  Choice OldestHit(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
+  void Run(int64_t until);
+  void MeetDeadlines(int64_t clock, int64_t until);
+
+  int64_t ColumnFloor() const { return std::max(clock_, column_bus_); }
+  int64_t RowFloor() const { return std::max(clock_, row_bus_); }
+  Choice ColumnOf(const PseudoChannel& pc, int bank, int64_t floor) const;
+  Choice RowOf(const PseudoChannel& pc, int bank, int64_t floor) const;
   Choice NextColumn(const PseudoChannel& pc, int64_t floor) const;
   Choice NextRow(const PseudoChannel& pc, int64_t floor) const;
   Choice RefreshChoice(const PseudoChannel& pc, int64_t floor) const;
-  int64_t ActivationClock(const PseudoChannel& pc, int bank) const;
+  void Offer(PseudoChannel& pc, int bank);
 
   void Issue(int p, const Choice& choice);
-  void IssueColumn(int p, const Choice& choice);
-  void Activate(int p, const Choice& choice);
+  void IssueColumn(int p, int bank);
+  void Activate(int p, int bank);
+  void Precharge(int p, const Choice& choice);
   void Close(PseudoChannel& pc, int bank, int64_t precharged);
-  void StartRefresh(PseudoChannel& pc);
-  void FinishRefresh(int p, const Choice& choice);
+  void FinishRefresh(int p, int bank);
   bool SkipIdleRefreshes(int64_t until);
-  void SetQuiet();
+  void SetHit(PseudoChannel& pc, int bank, int16_t hit);
   void Sort(PseudoChannel& pc, int bank);
-  void Show(DramCommand::Kind kind, int p, int bank, int32_t row, int64_t clock,
-            bool auto_precharge = false);
+  void OldestChanged(PseudoChannel& pc);
+  int64_t FirstInFlight() const { return std::min(pcs_[0].flight_done, pcs_[1].flight_done); }
+  void Show(DramCommand::Kind kind, int p, int bank, int32_t row, bool auto_precharge = false);
 
   const Hbm2Config& config_;
   const Hbm2Timing& timing_;
   const int32_t channel_;
+  const int32_t least_latency_;
   DramObserver* observer_ = nullptr;
   Counts counts_;
 
@@ -169,9 +189,8 @@ class Hbm2Channel {
   int64_t clock_ = 0;       // Of the latest decision; no command comes before it.
   int64_t column_bus_ = 0;  // Free from here.
   int64_t row_bus_ = 0;
-  int64_t next_step_ = 0;  // RunUntil has nothing to do up to here.
-  int64_t quiet_until_ = 0;
-  std::vector<Done> done_;  // Completed to make room, and not yet collected.
+  int64_t next_step_ = 0;             // Run has nothing to do up to here.
+  std::vector<DramCompletion> done_;  // Completed to make room, and not yet collected.
 };
 
 }  // namespace thresher
