@@ -5,6 +5,7 @@
 
 #include "backend/evaluation/quality.h"
 #include "backend/tensor/status.h"
+#include "server/request_account.h"
 
 namespace thresher {
 namespace {
@@ -298,17 +299,18 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
 
   void Answer() {
     RequestTimes& times = answer_.times;
+    const std::string policy = PolicyName(policy_.get());
     std::vector<BatchShare> shares;
     std::vector<absl::Status> ends;
     for (InferenceResult& result : answer_.results) {
       ends.push_back(result.status);
       Count(result.status, result.times);
-      if (computes() && result.status.ok()) Account(&result.output.report);
-      shares.push_back({result.batch_sequences, result.times.compute});
-      if (result.times.queue + result.times.tokenize + result.times.compute >
-          times.queue + times.tokenize + times.compute) {
-        times = result.times;
+      if (computes() && result.status.ok()) {
+        Account(*inference_->metrics_, request_.model->name, policy, request_.explain,
+                &result.output.report);
       }
+      shares.push_back({result.batch_sequences, result.times.compute});
+      if (result.times.parts() > times.parts()) times = result.times;
     }
     times.total = Now() - request_.arrival;
     const absl::Status status = WholeCallStatus(ends, request_.all_or_none);
@@ -338,17 +340,6 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
 
   void Count(const absl::Status& status, const RequestTimes& times) {
     inference_->metrics_->OnRequest(request_.model->name, request_.method, status, times);
-  }
-
-  /// Counts what ran; what was measured for that alone is no part of the answer.
-  void Account(v1::PruningReport* report) {
-    const std::string policy = policy_ != nullptr ? policy_->name() : "dense";
-    inference_->metrics_->OnReport(request_.model->name, policy, *report);
-    if (request_.explain) return;
-    report->clear_layers();
-    report->clear_attention_entropy();
-    report->clear_sink_share();
-    report->clear_sink_heads();
   }
 
   void CountFailure(absl::Duration total) {

@@ -38,6 +38,8 @@ std::string_view Name(Method method);
 /// Times of one sequence that was answered, or what is known of one that was not.
 struct RequestTimes {
   absl::Duration queue, tokenize, compute, total;
+  /// Of its own work and waiting: by this the slowest of a call's inputs is found.
+  absl::Duration parts() const { return queue + tokenize + compute; }
 };
 
 struct MetricsOptions {

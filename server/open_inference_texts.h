@@ -33,7 +33,7 @@ namespace thresher {
 class InferReceiver {
  public:
   virtual ~InferReceiver() = default;
-  /// One of several. False: no more for now, until the handle's Resume.
+  /// One of several. False: no more until the handle's Resume.
   virtual bool OnResponse(inference::ModelInferResponse response) = 0;
   /// The last call: the last response, or why there is none.
   virtual void OnEnd(absl::StatusOr<inference::ModelInferResponse> last) = 0;

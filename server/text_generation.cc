@@ -11,6 +11,7 @@
 #include "backend/text/text_assembler.h"
 #include "server/generation_metrics.h"
 #include "server/grpc_status.h"
+#include "server/request_account.h"
 #include "server/text_request.h"
 
 namespace thresher {
@@ -26,20 +27,11 @@ ReportDetail Detail(Metrics& metrics, const ServedModel& model, bool explain) {
   return metrics.NextDetail(model.name);
 }
 
-std::string PolicyName(const Policy* policy) {
-  return policy != nullptr ? policy->name() : "dense";
-}
-
-/// Counts what ran; what was measured for that alone is no part of the answer.
+/// Counts what ran, and takes out of the report what is no part of the answer.
 void Account(Metrics& metrics, const ServedModel& model, const std::string& policy, bool explain,
              GenerationResult* result) {
-  metrics.OnReport(model.name, policy, result->report);
   metrics.TextsOf(model.name).OnEnd(*result, policy);
-  if (explain) return;
-  result->report.clear_layers();
-  result->report.clear_attention_entropy();
-  result->report.clear_sink_share();
-  result->report.clear_sink_heads();
+  Account(metrics, model.name, policy, explain, &result->report);
 }
 
 void FillTop(const Tokenizer& tokenizer, const TextToken& token,
@@ -375,10 +367,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
       const absl::Status status = input.result.status();
       ends.push_back(status);
       metrics.OnRequest(model->name, Method::kScore, status, input.times);
-      if (input.times.queue + input.times.tokenize + input.times.compute >
-          slowest.queue + slowest.tokenize + slowest.compute) {
-        slowest = input.times;
-      }
+      if (input.times.parts() > slowest.parts()) slowest = input.times;
       if (status.ok()) {
         Account(metrics, *model, policy_, explain_, &*input.result);
         shares.push_back({1, input.result->compute});
@@ -386,7 +375,7 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
       Fill(&input, response.add_results());
     }
     slowest.total = Now() - arrival_;
-    FillTimings(slowest, response.mutable_timings());
+    *response.mutable_timings() = ToProto(slowest);
     const absl::Status status = WholeCallStatus(ends, /*all_or_none=*/false);
     {
       MutexLock lock(&mutex_);
@@ -400,17 +389,10 @@ class TextGeneration::ScoreCall final : public GenerationHandle,
     done_(std::move(response));
   }
 
-  static void FillTimings(const RequestTimes& times, v1::Timings* out) {
-    out->set_queue(absl::ToDoubleSeconds(times.queue));
-    out->set_tokenize(absl::ToDoubleSeconds(times.tokenize));
-    out->set_compute(absl::ToDoubleSeconds(times.compute));
-    out->set_total(absl::ToDoubleSeconds(times.total));
-  }
-
   static void Fill(Input* input, v1::TextScore* out) {
     if (input->result.ok()) *out = std::move(input->score);
     v1::ResultInfo* info = out->mutable_info();
-    FillTimings(input->times, info->mutable_timings());
+    *info->mutable_timings() = ToProto(input->times);
     *info->mutable_status() = ToProto(input->result.status());
     if (!input->result.ok()) return;
     info->set_tokens(input->result->prompt_tokens);

@@ -28,7 +28,7 @@ namespace thresher {
 class TextReceiver {
  public:
   virtual ~TextReceiver() = default;
-  /// False: no more for now, until the handle's Resume. A few may still come.
+  /// False: no more until the handle's Resume. A few may still come.
   virtual bool OnToken(v1::GeneratedToken token) = 0;
   /// The last call: how it ended, or why it did not.
   virtual void OnEnd(absl::StatusOr<v1::GenerateEnd> end) = 0;

@@ -8,6 +8,7 @@
 #include "server/generate_stream.h"
 #include "server/grpc_call.h"
 #include "server/postprocess.h"
+#include "server/request_account.h"
 
 namespace thresher {
 namespace {
@@ -32,26 +33,17 @@ InferenceInput ToInput(const v1::Question& question) {
   return {.text = question.question(), .pair = question.context()};
 }
 
-v1::Timings ToTimings(const RequestTimes& times) {
-  v1::Timings out;
-  out.set_queue(absl::ToDoubleSeconds(times.queue));
-  out.set_tokenize(absl::ToDoubleSeconds(times.tokenize));
-  out.set_compute(absl::ToDoubleSeconds(times.compute));
-  out.set_total(absl::ToDoubleSeconds(times.total));
-  return out;
-}
-
 /// What every answer begins with.
 template <typename Response>
 void FillHead(const InferenceAnswer& answer, Response* response) {
   response->mutable_model()->set_name(answer.model->name);
   response->mutable_model()->set_version(answer.model->version);
-  *response->mutable_timings() = ToTimings(answer.times);
+  *response->mutable_timings() = ToProto(answer.times);
 }
 
 v1::ResultInfo ToInfo(const Tokenizer& tokenizer, const InferenceResult& result) {
   v1::ResultInfo info;
-  *info.mutable_timings() = ToTimings(result.times);
+  *info.mutable_timings() = ToProto(result.times);
   *info.mutable_status() = ToProto(result.status);
   if (!result.status.ok()) return info;
   info.set_tokens(static_cast<int32_t>(result.encoding.tokens.size()));
