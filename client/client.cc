@@ -106,8 +106,13 @@ class Client::Impl {
   absl::Status Generate(const v1::GenerateRequest& request,
                         absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
                         const CallOptions& options);
+  void GenerateAsync(v1::GenerateRequest request,
+                     std::function<void(const v1::GenerateResponse&)> take,
+                     std::function<void(absl::Status)> done, const CallOptions& options);
 
  private:
+  class TextReader;
+
   /// A gRPC context that a stop token, and the client's end, cancel.
   class Context : public std::enable_shared_from_this<Context> {
    public:
@@ -222,6 +227,55 @@ absl::Status Client::Impl::Generate(const v1::GenerateRequest& request,
   return ToAbsl(reader->Finish());
 }
 
+/// One text on its way; gone when it has ended.
+class Client::Impl::TextReader final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  TextReader(Impl& impl, v1::GenerateRequest request,
+             std::function<void(const v1::GenerateResponse&)> take,
+             std::function<void(absl::Status)> done, std::shared_ptr<Context> context)
+      : impl_(impl),
+        request_(std::move(request)),
+        take_(std::move(take)),
+        done_(std::move(done)),
+        context_(std::move(context)) {}
+
+  void Start() {
+    impl_.thresher_->async()->Generate(context_->grpc(), &request_, this);
+    StartRead(&message_);
+    StartCall();
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    take_(message_);
+    StartRead(&message_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    done_(ToAbsl(status));
+    Impl& impl = impl_;
+    delete this;
+    impl.End();
+  }
+
+ private:
+  Impl& impl_;
+  const v1::GenerateRequest request_;
+  const std::function<void(const v1::GenerateResponse&)> take_;
+  const std::function<void(absl::Status)> done_;
+  const std::shared_ptr<Context> context_;
+  v1::GenerateResponse message_;
+};
+
+void Client::Impl::GenerateAsync(v1::GenerateRequest request,
+                                 std::function<void(const v1::GenerateResponse&)> take,
+                                 std::function<void(absl::Status)> done,
+                                 const CallOptions& options) {
+  Begin();
+  // Deletes itself in OnDone.
+  (new TextReader(*this, std::move(request), std::move(take), std::move(done),
+                  Context::Make(*this, options)))
+      ->Start();
+}
+
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
@@ -244,6 +298,12 @@ absl::Status Client::Generate(const v1::GenerateRequest& request,
                               absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
                               const CallOptions& options) {
   return impl_->Generate(request, take, options);
+}
+
+void Client::GenerateAsync(v1::GenerateRequest request,
+                           std::function<void(const v1::GenerateResponse&)> take,
+                           std::function<void(absl::Status)> done, const CallOptions& options) {
+  impl_->GenerateAsync(std::move(request), std::move(take), std::move(done), options);
 }
 
 #define THRESHER_INSTANTIATE(service, package, method, request, response)         \

@@ -114,6 +114,13 @@ class Client {
                         absl::FunctionRef<bool(const v1::GenerateResponse&)> take,
                         const CallOptions& options = {});
 
+  /// As Generate, but returns at once. `take` gets each message, and then `done` runs exactly once,
+  /// on threads of gRPC which they must not hold up, one at a time, perhaps before GenerateAsync
+  /// has returned.
+  void GenerateAsync(v1::GenerateRequest request,
+                     std::function<void(const v1::GenerateResponse&)> take,
+                     std::function<void(absl::Status)> done, const CallOptions& options = {});
+
  private:
   class Impl;
   explicit Client(std::unique_ptr<Impl> impl);
