@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <set>
 #include <vector>
@@ -98,6 +99,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   }
   check.Check("device", CheckDeviceName(config.device()));
   if (config.has_precision()) check.Check("precision", ParsePrecision(config.precision()).status());
+  if (config.has_pace()) check.Check("pace", ParsePace(config.pace()).status());
   check.Range("threads", config.threads(), 0, 1024);
   check.Range("max_batch_tokens", config.max_batch_tokens(), 1, kAny);
   check.Range("max_batch_sequences", config.max_batch_sequences(), 1, kAny);
@@ -172,6 +174,21 @@ absl::Status ValidateModelConfig(const v1::ModelConfig& config) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<double> ParsePace(std::string_view text) {
+  constexpr std::string_view kSimulated = "simulated:";
+  double factor = 0.0;
+  if (text.starts_with(kSimulated)) {
+    const std::string_view number = text.substr(kSimulated.size());
+    const auto [end, code] = std::from_chars(number.data(), number.data() + number.size(), factor);
+    if (code != std::errc() || end != number.data() + number.size()) factor = 0.0;
+  }
+  if (!(factor > 0.0 && factor <= 1e6)) {
+    return InvalidArgument("'{}' is not simulated:FACTOR with FACTOR above 0 and at most 1000000",
+                           text);
+  }
+  return factor;
 }
 
 bool IsModelName(std::string_view name) {

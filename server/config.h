@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "thresher/v1/config.pb.h"
 
@@ -33,6 +34,9 @@ using Origins = std::map<std::string, std::string, std::less<>>;
 absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origins = {});
 /// The same for one model; errors begin with the bad part's name.
 absl::Status ValidateModelConfig(const v1::ModelConfig& config);
+
+/// `simulated:FACTOR`, FACTOR above 0 and at most a million.
+absl::StatusOr<double> ParsePace(std::string_view text);
 
 /// A model's name as it appears in requests, metrics and directories: [A-Za-z0-9_.-]+, at most 128
 /// bytes, not beginning with a dot (so never a path to elsewhere).

@@ -34,7 +34,13 @@ struct Setting {
 constexpr std::array kSettings = {
     Setting{"model_repository", "Models", "DIR",
             "Serve each subdirectory of DIR as a model of that name"},
-    Setting{"device", "Models", "NAME", "Where models run: cpu, or reference (slow, exact)"},
+    Setting{"device", "Models", "NAME",
+            "Where models run: cpu, reference (slow, exact), or sim:PRESET[@reference]: cpu (or "
+            "reference) with a modelled accelerator beside it"},
+    Setting{"pace", "Models", "simulated:FACTOR",
+            "On simulated devices, answer no sooner than after FACTOR times the simulated time"},
+    Setting{"record_traces", "Models", "DIR",
+            "Record the layers of all traffic as trace files, for thresher simulate --trace"},
     Setting{"precision", "Models", "f32|bf16|int8",
             "Of matrix products [bf16 where the processor has AMX, else f32]"},
     Setting{"listen", "Addresses", "HOST:PORT", "gRPC; port 0 picks a free one"},

@@ -66,6 +66,10 @@ absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& 
   RepositoryOptions options;
   options.device = config.device();
   options.device_options.threads = threads;
+  if (config.has_pace()) {
+    THRESHER_ASSIGN_OR_RETURN(options.device_options.pace, ParsePace(config.pace()));
+  }
+  options.record_traces = config.record_traces();
   if (config.has_precision()) {
     THRESHER_ASSIGN_OR_RETURN(options.precision, ParsePrecision(config.precision()));
   }

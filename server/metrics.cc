@@ -16,6 +16,7 @@
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
 #include "server/pruning_metrics.h"
+#include "server/simulation_metrics.h"
 
 namespace thresher {
 namespace {
@@ -146,9 +147,10 @@ std::string_view Name(Method method) {
 class Metrics::Impl {
  public:
   explicit Impl(const MetricsOptions& options)
-      : pruning_(options, registry_), generation_(registry_, kSeconds) {}
+      : pruning_(options, registry_), simulation_(registry_), generation_(registry_, kSeconds) {}
 
   PruningMetrics& pruning() { return pruning_; }
+  SimulationMetrics& simulation() { return simulation_; }
   GenerationMetrics& generation() { return generation_; }
 
   void OnRequest(std::string_view model, Method method, const absl::Status& status,
@@ -378,6 +380,7 @@ class Metrics::Impl {
           .Register(registry_);
 
   PruningMetrics pruning_;
+  SimulationMetrics simulation_;
   GenerationMetrics generation_;
 
   Mutex mutex_;  // Held for a lookup; observing happens outside.
@@ -402,6 +405,9 @@ ReportDetail Metrics::NextDetail(std::string_view model) {
 void Metrics::OnReport(std::string_view model, std::string_view policy,
                        const v1::PruningReport& report) {
   impl_->pruning().OnReport(model, policy, report);
+  if (!report.simulation().preset().empty()) {
+    impl_->simulation().OnSimulation(model, report.simulation());
+  }
 }
 void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t /*cost*/,
                       absl::Duration compute) {

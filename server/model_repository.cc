@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "backend/engine/layer_recorder.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 #include "server/config.h"
@@ -399,6 +400,10 @@ class ModelRepository::Impl {
     THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model,
                               LoadModel(directory, device, load));
     THRESHER_RETURN_IF_ERROR(options_.warm_up(*model));
+    if (!options_.record_traces.empty()) {
+      THRESHER_ASSIGN_OR_RETURN(auto recorder, MakeRecorder(config.name(), number));
+      model->SetRecorder(std::move(recorder));
+    }
 
     auto served = std::make_shared<ServedModel>();
     served->name = config.name();
@@ -426,6 +431,19 @@ class ModelRepository::Impl {
                    number, Message(quality));
     }
     return served;
+  }
+
+  /// A file of its own for each time that the version is loaded.
+  absl::StatusOr<std::shared_ptr<LayerRecorder>> MakeRecorder(const std::string& name,
+                                                              int64_t version) const {
+    constexpr int64_t kMostBytes = int64_t{1} << 30;
+    const std::string stem = fmt::format("{}/{}-{}", options_.record_traces, name, version);
+    std::string path = stem + ".csv";
+    for (int i = 1; std::filesystem::exists(path); ++i) path = fmt::format("{}.{}.csv", stem, i);
+    THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LayerRecorder> recorder,
+                              LayerRecorder::Create(path, name, kMostBytes));
+    spdlog::info("model '{}' version {}: recording to {}", name, version, path);
+    return recorder;
   }
 
   /// Devices are made once for each name and shared by models.

@@ -62,6 +62,8 @@ struct RepositoryOptions {
   std::optional<Precision> precision;
   /// A directory with a model in each subdirectory, scanned at start and on Load; empty: none.
   std::string root;
+  /// A directory for trace files of what each version runs; empty: nothing is recorded.
+  std::string record_traces;
   /// Run once on each new version before it is ready; by default a warm-up of a few lengths.
   std::function<absl::Status(LoadedModel&)> warm_up;
   /// Of decoders, which without a scheduler can't be loaded. It must outlive the repository and

@@ -1,12 +1,15 @@
 #include "backend/device/device.h"
 
 #include <cmath>
+#include <utility>
 
 #include "backend/device/cpu/cpu_device.h"
 #include "backend/device/reference/cached_attention.h"
 #include "backend/device/reference/planned_attention.h"
 #include "backend/device/reference/reference_device.h"
 #include "backend/device/shape_checks.h"
+#include "backend/device/simulator/presets.h"
+#include "backend/device/simulator/simulated_device.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -161,21 +164,62 @@ absl::Status Device::CachedAttention(const CachedAttentionInput& input, Matrix o
   return absl::OkStatus();
 }
 
+namespace {
+
+/// "sim:PRESET@INNER" in its parts.
+struct SimulatedName {
+  std::string_view preset, inner = "cpu";
+};
+
+constexpr std::string_view kSimulated = "sim:";
+
+SimulatedName ParseSimulated(std::string_view name) {
+  SimulatedName parts;
+  parts.preset = name.substr(kSimulated.size());
+  if (const size_t at = parts.preset.rfind('@'); at != std::string_view::npos) {
+    parts.inner = parts.preset.substr(at + 1);
+    parts.preset = parts.preset.substr(0, at);
+  }
+  return parts;
+}
+
+absl::StatusOr<std::unique_ptr<Accelerator>> AcceleratorOf(const SimulatedName& name) {
+  THRESHER_ASSIGN_OR_RETURN(const v1::Preset preset, FindPreset(name.preset));
+  return CreateAccelerator(preset);
+}
+
+bool IsPlain(std::string_view name) { return name == "cpu" || name == "reference"; }
+
+absl::Status UnknownDevice(std::string_view name) {
+  return NotFound("unknown device '{}': cpu, reference or sim:PRESET[@cpu|@reference]", name);
+}
+
+}  // namespace
+
 absl::Status CheckDeviceName(std::string_view name) {
-  if (name == "cpu" || name == "reference") return absl::OkStatus();
-  return NotFound("unknown device '{}': cpu or reference", name);
+  if (IsPlain(name)) return absl::OkStatus();
+  if (!name.starts_with(kSimulated)) return UnknownDevice(name);
+  const SimulatedName simulated = ParseSimulated(name);
+  if (!IsPlain(simulated.inner)) return UnknownDevice(name);
+  return AcceleratorOf(simulated).status();
 }
 
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options) {
-  THRESHER_RETURN_IF_ERROR(CheckDeviceName(name));
   constexpr int kMostThreads = 4096;
   if (options.threads < 1 || options.threads > kMostThreads) {
     return InvalidArgument("device '{}': {} threads, expected 1 to {}", name, options.threads,
                            kMostThreads);
   }
   if (name == "reference") return CreateReferenceDevice();
-  return CreateCpuDevice(options.threads);
+  if (name == "cpu") return CreateCpuDevice(options.threads);
+  if (!name.starts_with(kSimulated)) return UnknownDevice(name);
+  const SimulatedName simulated = ParseSimulated(name);
+  if (!IsPlain(simulated.inner)) return UnknownDevice(name);
+  THRESHER_ASSIGN_OR_RETURN(auto accelerator, AcceleratorOf(simulated));
+  THRESHER_ASSIGN_OR_RETURN(auto inner, CreateDevice(simulated.inner, options));
+  return CreateSimulatedDevice(std::string(name), std::move(inner),
+                               {.accelerator = std::move(accelerator), .pace = options.pace});
 }
 
 }  // namespace thresher

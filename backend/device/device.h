@@ -1,5 +1,6 @@
 // What a device must do: hold packed weights and compute the operations of a transformer layer on
-// ragged batches. Implementations: reference/ (plain float, the oracle) and cpu/ (oneDNN, Highway).
+// ragged batches. Implementations: reference/ (plain float, the oracle), cpu/ (oneDNN, Highway) and
+// simulator/ (through one of those, with an accelerator modelled beside it).
 //
 // Matrices are row-major float; a row is a token. Rows of a batch's sequences follow one another
 // and `offsets` (n + 1 values, offsets[0] = 0) says where each begins; nothing is ever padded.
@@ -102,6 +103,8 @@ struct DeviceDescription {
   Precision default_precision = Precision::kF32;
 };
 
+struct SimulatedHardware;
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -110,6 +113,10 @@ class Device {
 
   /// Held by an engine for a whole run of operations. The device itself never takes it.
   Mutex& mutex() { return mutex_; }
+
+  /// What the layers that run here are priced on (simulator/simulated_device.h); null: nothing.
+  /// Used under mutex().
+  virtual SimulatedHardware* simulated() { return nullptr; }
 
   /// Packs y = x W^T + b. `weight` is [out_features, in_features] as in a checkpoint; `bias` is
   /// [1, out_features] or empty. The sources are not referenced afterwards.
@@ -200,12 +207,17 @@ class Device {
 
 struct DeviceOptions {
   int threads = 1;
+  /// Of a simulated device: SimulatedHardware::pace.
+  double pace = 0.0;
 };
 
-/// NOT_FOUND, with the known names, unless CreateDevice knows this one.
+/// What CreateDevice would say of the name: NOT_FOUND, with the known names, of a device, an inner
+/// device or a preset that there is not; INVALID_ARGUMENT of a preset that can't work.
 absl::Status CheckDeviceName(std::string_view name);
 
-/// By name as --device gives it: "cpu", "reference". NOT_FOUND (with the known names) otherwise.
+/// By name as --device gives it: "cpu", "reference", or "sim:PRESET[@INNER]": the accelerator of
+/// that preset (simulator/presets.h: a name or a file) beside the inner device, "cpu" if none is
+/// named.
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options);
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/engine/cache_account.h"
+#include "backend/engine/layer_pricing.h"
 #include "backend/engine/prefix_key.h"
 #include "backend/model/checkpoint.h"
 #include "backend/model/decoder_tensor_names.h"
@@ -49,10 +50,17 @@ class CachedText {
         key_(scope) {}
 
   const KvLayout& layout() const { return layout_; }
+  const CachedSequence& sequence() const { return sequence_; }
+  /// What its layers would have cost, on a simulated device.
+  v1::Simulation* simulation() { return &simulation_; }
   int32_t tokens() const { return tokens_; }
   bool sums_wanted() const { return rules_.wants_prompt_sums; }
   size_t held_bytes() const { return static_cast<size_t>(slots_) * layout_.token_bytes(); }
-  v1::PruningReport Report() const { return account_.Report(tokens_, held_bytes()); }
+  v1::PruningReport Report() const {
+    v1::PruningReport report = account_.Report(tokens_, held_bytes());
+    if (!simulation_.preset().empty()) *report.mutable_simulation() = simulation_;
+    return report;
+  }
 
   /// Pages of its prompt that others may read, or that it may have from others: those of texts that
   /// evict are written to again.
@@ -198,6 +206,7 @@ class CachedText {
   const CacheRules rules_;
   const std::unique_ptr<CacheRun> run_;
   CacheAccount account_;
+  v1::Simulation simulation_;
   KvPool::Reservation reservation_;  // Before the pages: its pool outlives them.
   std::vector<KvPage> pages_;
   std::vector<std::byte*> bytes_;  // Of the pages.
@@ -269,7 +278,9 @@ DecoderEngine::~DecoderEngine() { pool_->Forget(scope_); }
 
 absl::StatusOr<std::shared_ptr<const Policy>> DecoderEngine::ParsePolicy(
     std::string_view text) const {
-  return Policy::Parse(text, shape_);
+  THRESHER_ASSIGN_OR_RETURN(auto policy, Policy::Parse(text, shape_));
+  THRESHER_RETURN_IF_ERROR(CheckHardware(*device_, *policy));
+  return policy;
 }
 
 absl::Status DecoderEngine::ValidatePrompt(std::span<const int32_t> ids) const {
@@ -361,6 +372,7 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
   const DecoderBatch batch = {.ids = w.ids, .positions = w.positions};
   THRESHER_RETURN_IF_ERROR(decoder_.Embed(batch, w.decoder));
   std::vector<CacheGroup> groups;
+  LayerPricing pricing(*device_, shape_, recorder_.get());
   for (int32_t layer = 0; layer < shape_.layers; ++layer) {
     groups.clear();
     for (Workspace::Group& group : w.groups) {
@@ -373,6 +385,7 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
       groups.push_back({group.layout, group.sequences, group.records});
     }
     THRESHER_RETURN_IF_ERROR(decoder_.RunLayer(layer, batch, groups, w.decoder));
+    if (pricing.on()) THRESHER_RETURN_IF_ERROR(Price(layer, parts, pricing));
     for (const Workspace::Group& group : w.groups) {
       for (size_t i = 0; i < group.parts.size(); ++i) {
         parts[group.parts[i]].text->EndLayer(layer, group.records[i]);
@@ -381,7 +394,28 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
   }
   THRESHER_RETURN_IF_ERROR(TellLogits(parts, on_logits));
   for (const StepPart& part : parts) THRESHER_RETURN_IF_ERROR(part.text->End(part, *pool_));
+  pricing.Finish();
   return absl::OkStatus();
+}
+
+void DecoderEngine::SetRecorder(std::shared_ptr<LayerRecorder> recorder) {
+  MutexLock lock(&device_->mutex());
+  recorder_ = std::move(recorder);
+}
+
+absl::Status DecoderEngine::Price(int32_t layer, std::span<const StepPart> parts,
+                                  LayerPricing& pricing) const {
+  std::vector<SequenceRecord> sequences;
+  std::vector<v1::Simulation*> charges;
+  for (const Workspace::Group& group : workspace_->groups) {
+    for (size_t i = 0; i < group.parts.size(); ++i) {
+      CachedText& text = *parts[group.parts[i]].text;
+      sequences.push_back(
+          RecordOf(shape_, *group.layout, text.sequence(), text.tokens(), group.records[i]));
+      charges.push_back(text.simulation());
+    }
+  }
+  return pricing.Price(layer, std::move(sequences), charges);
 }
 
 absl::Status DecoderEngine::TellLogits(std::span<const StepPart> parts, OnLogits on_logits) {
@@ -420,6 +454,5 @@ absl::Status DecoderEngine::TellLogits(std::span<const StepPart> parts, OnLogits
 
 v1::PruningReport DecoderEngine::Report(const CachedText& text) { return text.Report(); }
 int32_t DecoderEngine::Tokens(const CachedText& text) { return text.tokens(); }
-size_t DecoderEngine::HeldBytes(const CachedText& text) { return text.held_bytes(); }
 
 }  // namespace thresher

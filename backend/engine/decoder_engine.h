@@ -39,6 +39,8 @@ struct CachedTextDeleter {
 };
 using CachedTextPtr = std::unique_ptr<CachedText, CachedTextDeleter>;
 
+class LayerPricing;
+
 /// What one text adds to a step.
 struct StepPart {
   enum class Logits { kNone, kLast, kAll };
@@ -78,6 +80,8 @@ class DecoderEngine {
   /// Bytes of cache that a text holds at most: all of `prompt` while it is read, and then what the
   /// policy (null: dense) keeps of up to `tokens`.
   size_t CacheBytes(const Policy* policy, int32_t prompt, int32_t tokens) const;
+  /// From now on `recorder` hears of every layer that runs; null: nobody does.
+  void SetRecorder(std::shared_ptr<LayerRecorder> recorder);
 
   // ---- By one thread at a time ----
 
@@ -99,9 +103,8 @@ class DecoderEngine {
 
   /// The account of what ran so far.
   static v1::PruningReport Report(const CachedText& text);
-  /// Tokens run so far; bytes of cache held.
+  /// Tokens run so far.
   static int32_t Tokens(const CachedText& text);
-  static size_t HeldBytes(const CachedText& text);
 
  private:
   struct Workspace;
@@ -110,6 +113,7 @@ class DecoderEngine {
                 Decoder decoder, std::shared_ptr<KvPool> pool);
 
   const KvLayout& LayoutOf(const Policy* policy) const;
+  absl::Status Price(int32_t layer, std::span<const StepPart> parts, LayerPricing& pricing) const;
   absl::Status TellLogits(std::span<const StepPart> parts, OnLogits on_logits);
 
   const std::shared_ptr<Device> device_;
@@ -124,6 +128,7 @@ class DecoderEngine {
   int64_t parameters_ = 0;
   size_t packed_bytes_ = 0;
   const std::unique_ptr<Workspace> workspace_;
+  std::shared_ptr<LayerRecorder> recorder_;  // Under the device's mutex.
 };
 
 }  // namespace thresher

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/engine/layer_pricing.h"
 #include "backend/model/tensor_names.h"
 #include "backend/model/weight_reader.h"
 #include "backend/tensor/mutex.h"
@@ -102,7 +103,9 @@ absl::Status EncoderEngine::Validate(const Sequence& sequence) const {
 
 absl::StatusOr<std::shared_ptr<const Policy>> EncoderEngine::ParsePolicy(
     std::string_view text) const {
-  return Policy::Parse(text, policy_shape_);
+  THRESHER_ASSIGN_OR_RETURN(auto policy, Policy::Parse(text, policy_shape_));
+  THRESHER_RETURN_IF_ERROR(CheckHardware(*device_, *policy));
+  return policy;
 }
 
 int64_t EncoderEngine::Cost(const Sequence& sequence) const {
@@ -137,8 +140,9 @@ absl::Status EncoderEngine::Run(std::span<const Sequence* const> sequences,
   const RaggedBatch batch = {workspace_.ids, workspace_.type_ids, workspace_.offsets};
   THRESHER_RETURN_IF_ERROR(Prepare(sequences));
   workspace_.reports.resize(sequences.size());
+  LayerPricing pricing(*device_, policy_shape_, recorder_.get());
   THRESHER_RETURN_IF_ERROR(ForwardUnderPolicies(encoder_, policy_shape_, batch, workspace_.requests,
-                                                workspace_.forward, &workspace_.hidden,
+                                                pricing, workspace_.forward, &workspace_.hidden,
                                                 workspace_.reports));
   THRESHER_RETURN_IF_ERROR(RunHead(sequences, outputs));
   THRESHER_RETURN_IF_ERROR(RunPooling(sequences, outputs));
@@ -150,7 +154,13 @@ absl::Status EncoderEngine::Run(std::span<const Sequence* const> sequences,
           "the model's answer is not finite: its numbers overflow, or its weights are damaged");
     }
   }
+  pricing.Finish();
   return absl::OkStatus();
+}
+
+void EncoderEngine::SetRecorder(std::shared_ptr<LayerRecorder> recorder) {
+  MutexLock lock(&device_->mutex());
+  recorder_ = std::move(recorder);
 }
 
 void EncoderEngine::Concatenate(std::span<const Sequence* const> sequences) {

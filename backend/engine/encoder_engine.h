@@ -39,6 +39,7 @@ class EncoderEngine final : public Engine {
   int64_t Cost(const Sequence& sequence) const override;
   absl::Status Run(std::span<const Sequence* const> sequences,
                    std::span<SequenceOutput> outputs) override;
+  void SetRecorder(std::shared_ptr<LayerRecorder> recorder) override;
 
   int64_t parameters() const { return parameters_; }
   size_t packed_bytes() const { return packed_bytes_; }
@@ -75,6 +76,7 @@ class EncoderEngine final : public Engine {
   int64_t parameters_ = 0;
   size_t packed_bytes_ = 0;
   Workspace workspace_;
+  std::shared_ptr<LayerRecorder> recorder_;  // Under the device's mutex.
 };
 
 }  // namespace thresher

@@ -17,6 +17,8 @@
 
 namespace thresher {
 
+class LayerRecorder;
+
 enum class Pooling { kCls, kMean };
 
 /// What a report tells beyond its totals.
@@ -76,6 +78,9 @@ class Engine {
   /// whatever the others are. An error is the batch's as a whole.
   virtual absl::Status Run(std::span<const Sequence* const> sequences,
                            std::span<SequenceOutput> outputs) = 0;
+
+  /// From now on `recorder` hears of every layer that runs; null: nobody does.
+  virtual void SetRecorder(std::shared_ptr<LayerRecorder> recorder) {}
 };
 
 }  // namespace thresher

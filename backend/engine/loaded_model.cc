@@ -147,6 +147,11 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadDecoder(const std::string& dire
 
 }  // namespace
 
+void LoadedModel::SetRecorder(std::shared_ptr<LayerRecorder> recorder) const {
+  if (engine != nullptr) engine->SetRecorder(recorder);
+  if (decoder != nullptr) decoder->SetRecorder(std::move(recorder));
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& directory,
                                                        std::shared_ptr<Device> device,
                                                        const LoadOptions& options) {

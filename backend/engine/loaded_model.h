@@ -61,6 +61,9 @@ struct LoadedModel {
   // Exactly one is set: an encoder's, or a decoder's.
   std::unique_ptr<Engine> engine;
   std::shared_ptr<DecoderEngine> decoder;
+
+  /// From now on `recorder` hears of every layer that runs; null: nobody does. Thread-safe.
+  void SetRecorder(std::shared_ptr<LayerRecorder> recorder) const;
 };
 
 /// Loads, packs and checks everything; a model that loads can serve. Errors name the file and the

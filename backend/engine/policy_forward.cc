@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backend/device/shape_checks.h"
+#include "backend/engine/layer_pricing.h"
 #include "backend/engine/ledger.h"
 #include "backend/model/rows.h"
 #include "backend/sparsity/report.h"
@@ -67,6 +68,14 @@ class SequenceRun {
     kept_rows_ = std::move(decision.rows);
     heads_ = std::move(decision.heads);
   }
+
+  /// Of the layer that just finished.
+  SequenceRecord Record(const AttentionRecord& record) const {
+    return RecordOf(shape_, tokens_, positions_, planned() ? &plan_ : nullptr,
+                    planned() && predicted_ ? policy().prediction().bits : 0, record,
+                    static_cast<int32_t>(kept_rows_.size()));
+  }
+  v1::Simulation* simulation() { return report_->mutable_simulation(); }
 
   /// What the policy decided: the rows of the layer that stay.
   std::span<const int32_t> kept_rows() const { return kept_rows_; }
@@ -149,9 +158,9 @@ class Prediction final : public LayerPrediction {
 class BatchRun {
  public:
   BatchRun(const Encoder& encoder, const PolicyShape& shape, const RaggedBatch& batch,
-           std::span<const PolicyRequest> requests, PolicyWorkspace& workspace,
-           std::span<v1::PruningReport> reports)
-      : encoder_(encoder), shape_(shape), workspace_(workspace) {
+           std::span<const PolicyRequest> requests, LayerPricing& pricing,
+           PolicyWorkspace& workspace, std::span<v1::PruningReport> reports)
+      : encoder_(encoder), shape_(shape), pricing_(pricing), workspace_(workspace) {
     offsets_.assign(batch.offsets.begin(), batch.offsets.end());
     for (size_t s = 0; s < requests.size(); ++s) {
       runs_.push_back(std::make_unique<SequenceRun>(shape_, requests[s], offsets_[s],
@@ -174,6 +183,7 @@ class BatchRun {
       runs_[s]->Finish(layer, records_[s]);
       dropped |= runs_[s]->drops();
     }
+    if (pricing_.on()) THRESHER_RETURN_IF_ERROR(Price(layer));
     if (dropped) Compact(layer);
     return absl::OkStatus();
   }
@@ -223,6 +233,16 @@ class BatchRun {
     return absl::OkStatus();
   }
 
+  absl::Status Price(int32_t layer) {
+    std::vector<SequenceRecord> sequences;
+    std::vector<v1::Simulation*> charges;
+    for (size_t s = 0; s < runs_.size(); ++s) {
+      sequences.push_back(runs_[s]->Record(records_[s]));
+      charges.push_back(runs_[s]->simulation());
+    }
+    return pricing_.Price(layer, std::move(sequences), charges);
+  }
+
   /// Takes the dropped rows out of the hidden states: survivors move up, in order.
   void Compact(int32_t layer) {
     const Matrix hidden = workspace_.encoder.hidden();
@@ -240,6 +260,7 @@ class BatchRun {
 
   const Encoder& encoder_;
   const PolicyShape& shape_;
+  LayerPricing& pricing_;
   PolicyWorkspace& workspace_;
   std::vector<int32_t> offsets_;
   std::vector<std::unique_ptr<SequenceRun>> runs_;
@@ -251,11 +272,11 @@ class BatchRun {
 
 absl::Status ForwardUnderPolicies(const Encoder& encoder, const PolicyShape& shape,
                                   const RaggedBatch& batch, std::span<const PolicyRequest> requests,
-                                  PolicyWorkspace& workspace, ConstMatrix* hidden,
-                                  std::span<v1::PruningReport> reports) {
+                                  LayerPricing& pricing, PolicyWorkspace& workspace,
+                                  ConstMatrix* hidden, std::span<v1::PruningReport> reports) {
   THRESHER_RETURN_IF_ERROR(encoder.Embed(batch, workspace.encoder));
   workspace.result.Resize(batch.tokens(), workspace.encoder.hidden().cols);
-  BatchRun run(encoder, shape, batch, requests, workspace, reports);
+  BatchRun run(encoder, shape, batch, requests, pricing, workspace, reports);
   for (int32_t layer = 0; layer < shape.layers; ++layer) {
     THRESHER_RETURN_IF_ERROR(run.RunLayer(layer));
   }

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "backend/engine/engine.h"
+#include "backend/engine/layer_pricing.h"
 #include "backend/model/encoder.h"
 #include "backend/sparsity/policy.h"
 #include "backend/tensor/matrix.h"
@@ -35,11 +36,11 @@ struct PolicyWorkspace {
 
 /// Runs the whole encoder. Afterwards *hidden [batch.tokens(), hidden_size] is every token's last
 /// hidden state (it lives in the workspace), and reports[s] the account of sequence s. All that the
-/// policies need must have been prepared in the encoder.
+/// policies need must have been prepared in the encoder. `pricing` hears of each layer.
 absl::Status ForwardUnderPolicies(const Encoder& encoder, const PolicyShape& shape,
                                   const RaggedBatch& batch, std::span<const PolicyRequest> requests,
-                                  PolicyWorkspace& workspace, ConstMatrix* hidden,
-                                  std::span<v1::PruningReport> reports);
+                                  LayerPricing& pricing, PolicyWorkspace& workspace,
+                                  ConstMatrix* hidden, std::span<v1::PruningReport> reports);
 
 }  // namespace thresher
 

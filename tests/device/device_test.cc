@@ -66,7 +66,7 @@ TEST(DeviceNames, PrecisionsGoThereAndBack) {
 TEST(DeviceNames, UnknownDeviceIsNotFoundAndTheKnownAreNamed) {
   const auto device = CreateDevice("gpu", {});
   EXPECT_EQ(device.status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(Message(device.status()), HasSubstr("cpu or reference"));
+  EXPECT_THAT(Message(device.status()), HasSubstr("cpu, reference"));
 }
 
 TEST(DeviceNames, NoThreadsAndAbsurdlyManyAreErrors) {

@@ -1,0 +1,19 @@
+#include "backend/device/simulator/accelerator.h"
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+
+absl::StatusOr<std::unique_ptr<Accelerator>> CreateAccelerator(const v1::Preset& preset) {
+  switch (preset.accelerator_case()) {
+    case v1::Preset::kSpatten:
+    case v1::Preset::kFact:
+    case v1::Preset::kSpatial:
+    case v1::Preset::ACCELERATOR_NOT_SET:
+      break;
+  }
+  return InvalidArgument("preset '{}': one of spatten, fact and spatial says what it is",
+                         preset.name());
+}
+
+}  // namespace thresher
