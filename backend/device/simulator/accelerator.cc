@@ -1,5 +1,6 @@
 #include "backend/device/simulator/accelerator.h"
 
+#include "backend/device/simulator/spatial.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -8,7 +9,9 @@ absl::StatusOr<std::unique_ptr<Accelerator>> CreateAccelerator(const v1::Preset&
   switch (preset.accelerator_case()) {
     case v1::Preset::kSpatten:
     case v1::Preset::kFact:
+      break;
     case v1::Preset::kSpatial:
+      return CreateSpatial(preset);
     case v1::Preset::ACCELERATOR_NOT_SET:
       break;
   }
