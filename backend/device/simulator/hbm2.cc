@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <deque>
 #include <vector>
 
 #include "backend/device/simulator/hbm2_address.h"
@@ -16,8 +15,8 @@ namespace {
 class Hbm2 final : public Dram {
  public:
   Hbm2(const Hbm2Config& config, const Hbm2AddressMap& map) : config_(config), map_(map) {
+    channels_.reserve(config_.channels);
     for (int32_t c = 0; c < config_.channels; ++c) channels_.emplace_back(config_, c);
-    quiet_until_.assign(config_.channels, 0);
     earliest_done_.assign(config_.channels, Hbm2Channel::kNever);
   }
 
@@ -30,42 +29,40 @@ class Hbm2 final : public Dram {
   }
 
   bool TrySend(const DramRequest& request, int64_t now_ps) override {
-    now_ps_ = std::max(now_ps_, now_ps);
-    const Hbm2Location where = map_.Locate(request.address);
-    Hbm2Channel& channel = channels_[where.channel];
-    const bool taken = channel.TrySend(where, request.write, request.tag, NotBefore(now_ps_));
-    NoteTimes(where.channel);
-    return taken;
+    SetTime(now_ps);
+    const int32_t c = map_.Channel(request.address);
+    Hbm2Channel& channel = channels_[c];
+    if (!channel.MakeRoom(next_clock_, clock_)) return false;
+    channel.Send(map_.Locate(request.address), request.write, request.tag, next_clock_);
+    earliest_done_[c] = channel.EarliestDone();
+    return true;
   }
 
   void AdvanceTo(int64_t now_ps, std::vector<DramCompletion>* completions) override {
-    now_ps_ = std::max(now_ps_, now_ps);
-    const int64_t until = NotBefore(now_ps_);
-    const int64_t done_by = now_ps_ / config_.timing.clock_ps;
+    SetTime(now_ps);
     const size_t before = completions->size();
     int sources = 0;
     for (int32_t c = 0; c < config_.channels; ++c) {
-      if (until <= quiet_until_[c]) continue;
+      if (clock_ < earliest_done_[c]) continue;
       Hbm2Channel& channel = channels_[c];
-      const size_t held = completions->size();
-      channel.RunUntil(until);
-      channel.Collect(done_by, completions);
-      NoteTimes(c);
-      sources += completions->size() > held;
+      channel.RunUntil(next_clock_);
+      channel.Collect(clock_, completions);
+      earliest_done_[c] = channel.EarliestDone();
+      ++sources;
     }
     if (sources > 1) SortByTime(completions->begin() + before, completions->end());
   }
 
   int64_t NextEvent() const override {
-    const int64_t earliest = *std::ranges::min_element(earliest_done_);
+    int64_t earliest = Hbm2Channel::kNever;
+    for (const int64_t clock : earliest_done_) earliest = std::min(earliest, clock);
     if (earliest == Hbm2Channel::kNever) return kNever;
     return std::max(earliest * config_.timing.clock_ps, now_ps_);
   }
 
   void Reset() override {
-    now_ps_ = 0;
+    now_ps_ = clock_ = next_clock_ = 0;
     for (Hbm2Channel& channel : channels_) channel.Reset();
-    std::ranges::fill(quiet_until_, 0);
     std::ranges::fill(earliest_done_, Hbm2Channel::kNever);
   }
 
@@ -75,16 +72,17 @@ class Hbm2 final : public Dram {
 
   const v1::DramCounts& counts() const override {
     counts_.Clear();
-    for (const Hbm2Channel& channel : channels_) {
+    for (Hbm2Channel& channel : channels_) {
+      channel.RunUntil(next_clock_);
       const Hbm2Channel::Counts& counts = channel.counts();
       counts_.set_reads(counts_.reads() + counts.reads);
       counts_.set_writes(counts_.writes() + counts.writes);
       counts_.set_activations(counts_.activations() + counts.activations);
       counts_.set_precharges(counts_.precharges() + counts.precharges);
       counts_.set_refreshes(counts_.refreshes() + counts.refreshes);
-      counts_.set_row_hits(counts_.row_hits() + counts.row_hits);
-      counts_.set_row_misses(counts_.row_misses() + counts.row_misses);
-      counts_.set_row_conflicts(counts_.row_conflicts() + counts.row_conflicts);
+      counts_.set_row_hits(counts_.row_hits() + counts.outcomes[0]);
+      counts_.set_row_misses(counts_.row_misses() + counts.outcomes[1]);
+      counts_.set_row_conflicts(counts_.row_conflicts() + counts.outcomes[2]);
       counts_.add_requests_by_channel(counts.requests);
     }
     return counts_;
@@ -92,7 +90,8 @@ class Hbm2 final : public Dram {
 
   double energy() const override {
     double joules = 0;
-    for (const Hbm2Channel& channel : channels_) {
+    for (Hbm2Channel& channel : channels_) {
+      channel.RunUntil(next_clock_);
       const Hbm2Channel::Counts& counts = channel.counts();
       const auto bits = static_cast<double>((counts.reads + counts.writes) * kHbm2BurstBytes * 8);
       joules += static_cast<double>(counts.activations) * config_.joules_per_activation +
@@ -102,14 +101,12 @@ class Hbm2 final : public Dram {
   }
 
  private:
-  /// The first clock that is not before a time.
-  int64_t NotBefore(int64_t ps) const {
-    return (ps + config_.timing.clock_ps - 1) / config_.timing.clock_ps;
-  }
-
-  void NoteTimes(int32_t c) {
-    quiet_until_[c] = channels_[c].QuietUntil();
-    earliest_done_[c] = channels_[c].EarliestDone();
+  /// Never goes back.
+  void SetTime(int64_t now_ps) {
+    if (now_ps <= now_ps_) return;
+    now_ps_ = now_ps;
+    clock_ = now_ps / config_.timing.clock_ps;
+    next_clock_ = clock_ + (clock_ * config_.timing.clock_ps != now_ps);
   }
 
   /// Each channel's are in order already; of two at one time the first channel's goes first.
@@ -132,11 +129,12 @@ class Hbm2 final : public Dram {
   const Hbm2Config config_;
   const Hbm2AddressMap map_;
   int64_t now_ps_ = 0;
-  std::deque<Hbm2Channel> channels_;
-  // By channel, side by side, for a quick look.
-  std::vector<int64_t> quiet_until_;
-  std::vector<int64_t> earliest_done_;
-  mutable v1::DramCounts counts_;  // Summed when asked for.
+  int64_t clock_ = 0;       // The last one that has begun by now,
+  int64_t next_clock_ = 0;  // and the first that begins at or after now.
+  /// They are behind `now` where nothing is to come out of them.
+  mutable std::vector<Hbm2Channel> channels_;
+  std::vector<int64_t> earliest_done_;  // By channel, side by side, for a quick look.
+  mutable v1::DramCounts counts_;       // Summed when asked for.
 };
 
 }  // namespace

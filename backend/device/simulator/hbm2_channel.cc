@@ -10,104 +10,97 @@ constexpr uint32_t kAllBanks = (1u << kHbm2Banks) - 1;
 constexpr int64_t kLongAgo = -(int64_t{1} << 40);
 
 constexpr uint32_t Bit(int bank) { return 1u << bank; }
-constexpr int GroupOf(int bank) { return bank / kHbm2BanksPerGroup; }
+constexpr unsigned GroupOf(int bank) { return static_cast<unsigned>(bank) / kHbm2BanksPerGroup; }
 
 template <typename Body>
-void ForEachBank(uint32_t banks, const Body& body) {
+inline void ForEachBank(uint32_t banks, const Body& body) {
   for (; banks != 0; banks &= banks - 1) body(std::countr_zero(banks));
 }
 
-void Raise(int64_t value, int64_t* least) { *least = std::max(*least, value); }
+inline void Raise(int64_t value, int64_t* least) { *least = std::max(*least, value); }
 
 }  // namespace
 
 Hbm2Channel::Hbm2Channel(const Hbm2Config& config, int32_t channel)
-    : config_(config),
-      timing_(config.timing),
+    : timing_(config.timing),
+      page_policy_(config.page_policy),
+      refresh_(config.refresh),
+      depth_(config.queue_depth),
+      patience_(config.patience),
       channel_(channel),
+      flight_mask_(std::bit_ceil(static_cast<uint32_t>(config.queue_depth)) - 1),
       least_latency_(std::min(timing_.read_data(), timing_.write_data())) {
   Reset();
 }
 
 void Hbm2Channel::Reset() {
   counts_ = {};
+  int8_t index = 0;
   for (PseudoChannel& pc : pcs_) {
     pc = {};
+    pc.index = index++;
     pc.last_activations.fill(kLongAgo);
-    pc.in_flight.resize(config_.queue_depth);
-    if (config_.refresh == v1::Hbm2Spec::ALL_BANK) pc.refresh_due = timing_.refi;
-    if (config_.refresh == v1::Hbm2Spec::SINGLE_BANK) pc.refresh_due = timing_.refi_sb;
+    pc.in_flight.resize(flight_mask_ + 1);
+    if (refresh_ == v1::Hbm2Spec::ALL_BANK) pc.refresh_due = timing_.refi;
+    if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) pc.refresh_due = timing_.refi_sb;
   }
-  queue_.assign(config_.queue_depth, {});
-  free_.clear();
-  for (int r = config_.queue_depth; r-- > 0;) free_.push_back(static_cast<int16_t>(r));
+  queue_.assign(depth_, {});
+  for (int r = 0; r + 1 < depth_; ++r) queue_[r].newer = static_cast<int16_t>(r + 1);
+  free_ = 0;
   waiting_ = held_ = 0;
   next_order_ = 0;
   clock_ = column_bus_ = row_bus_ = 0;
   next_step_ = 0;
+  row_ = {};
+  row_pc_ = 0;
   done_.clear();
-}
-
-template <int16_t Hbm2Channel::Request::*Older, int16_t Hbm2Channel::Request::*Newer>
-void Hbm2Channel::Append(int16_t r, int16_t* oldest, int16_t* newest) {
-  queue_[r].*Older = *newest;
-  queue_[r].*Newer = kNone;
-  (*newest == kNone ? *oldest : queue_[*newest].*Newer) = r;
-  *newest = r;
-}
-
-template <int16_t Hbm2Channel::Request::*Older, int16_t Hbm2Channel::Request::*Newer>
-void Hbm2Channel::Remove(int16_t r, int16_t* oldest, int16_t* newest) {
-  const int16_t older = queue_[r].*Older;
-  const int16_t newer = queue_[r].*Newer;
-  (older == kNone ? *oldest : queue_[older].*Newer) = newer;
-  (newer == kNone ? *newest : queue_[newer].*Older) = older;
+  SetDeadline();
 }
 
 // ---- Requests come and go ----
 
-bool Hbm2Channel::TrySend(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock) {
+void Hbm2Channel::Send(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock) {
   RunUntil(clock);
-  if (held_ == config_.queue_depth) {
-    Collect(clock, &done_);  // Makes room.
-    if (held_ == config_.queue_depth) return false;
-  }
   clock_ = std::max(clock_, clock);
   next_step_ = clock;
-  const int16_t r = free_.back();
-  free_.pop_back();
   ++held_;
   ++waiting_;
   ++counts_.requests;
   PseudoChannel& pc = pcs_[where.pseudo_channel];
   Bank& bank = pc.banks[where.bank];
+  const int16_t r = free_;
   Request& request = queue_[r];
-  request.order = next_order_++;
-  request.arrival = clock;
-  request.tag = tag;
-  request.row = where.row;
-  request.bank = static_cast<int16_t>(where.bank);
-  request.direction = write ? kWrite : kRead;
-  request.outcome = Outcome::kHit;
-  Append<&Request::older, &Request::newer>(r, &pc.oldest, &pc.newest);
-  Append<&Request::older_in_bank, &Request::newer_in_bank>(r, &bank.oldest, &bank.newest);
-  if (pc.oldest == r) OldestChanged(pc);
-  const bool first = bank.oldest == r;
-  if (first) bank.oldest_order = request.order;
-  const bool hit = bank.open_row == where.row && bank.oldest_hit == kNone;
-  if (hit) SetHit(pc, where.bank, r);
-  if (first || hit) {
-    const bool was_conflicting = (pc.conflicting & Bit(where.bank)) != 0;
+  free_ = request.newer;
+  request = {.order = next_order_++,
+             .arrival = clock,
+             .tag = tag,
+             .row = where.row,
+             .direction = write ? kWrite : kRead};
+  if (pc.patient_until == kNever) {
+    pc.patient_until = clock + patience_;
+    SetDeadline();
+  }
+  const int16_t before = bank.newest;
+  bank.newest = r;
+  if (before == kNone) {
+    bank.oldest = r;
+    bank.oldest_order = request.order;
+  } else {
+    queue_[before].newer = r;
+  }
+  const bool hit = bank.open_row == where.row && bank.hit == kNone;
+  if (hit) SetHit(bank, before, r);
+  if (hit || before == kNone) {
+    // Its row is wanted again.
+    if ((pc.conflicting & Bit(where.bank)) != 0) pc.precharge.MakeStale(), row_.MakeStale();
     Sort(pc, where.bank);
-    if (was_conflicting) pc.row_stale = true;  // Its row is wanted again.
     Offer(pc, where.bank);
   }
-  return true;
 }
 
-void Hbm2Channel::SetHit(PseudoChannel& pc, int b, int16_t hit) {
-  Bank& bank = pc.banks[b];
-  bank.oldest_hit = hit;
+void Hbm2Channel::SetHit(Bank& bank, int16_t before, int16_t hit) {
+  bank.hit = hit;
+  bank.before_hit = before;
   if (hit == kNone) return;
   bank.hit_order = queue_[hit].order;
   bank.hit_direction = queue_[hit].direction;
@@ -121,13 +114,7 @@ void Hbm2Channel::Sort(PseudoChannel& pc, int b) {
   pc.closed &= ~bit;
   pc.conflicting &= ~bit;
   if (bank.oldest == kNone) return;
-  (bank.open_row < 0 ? pc.closed : bank.oldest_hit != kNone ? pc.hits : pc.conflicting) |= bit;
-}
-
-void Hbm2Channel::OldestChanged(PseudoChannel& pc) {
-  if (pc.urgent) pc.column_stale = pc.row_stale = true;
-  pc.urgent = false;
-  pc.patient_until = pc.oldest == kNone ? kNever : queue_[pc.oldest].arrival + config_.patience;
+  (bank.open_row < 0 ? pc.closed : bank.hit != kNone ? pc.hits : pc.conflicting) |= bit;
 }
 
 void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completions) {
@@ -139,84 +126,77 @@ void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completion
     // Of two at the same time the first pseudo-channel's goes first.
     PseudoChannel& pc = pcs_[pcs_[1].flight_done < pcs_[0].flight_done];
     if (pc.flight_done > clock) break;
-    const auto& [done, tag] = pc.in_flight[pc.flight_begin];
-    completions->push_back({.tag = tag, .time_ps = done * timing_.clock_ps});
-    if (++pc.flight_begin == config_.queue_depth) pc.flight_begin = 0;
-    --pc.flight_count;
+    const uint64_t tag = pc.in_flight[pc.flight_begin++ & flight_mask_].tag;
+    completions->push_back({.tag = tag, .time_ps = pc.flight_done * timing_.clock_ps});
     --held_;
-    pc.flight_done = pc.flight_count > 0 ? pc.in_flight[pc.flight_begin].first : kNever;
+    pc.flight_done = pc.flight_begin == pc.flight_end
+                         ? kNever
+                         : pc.in_flight[pc.flight_begin & flight_mask_].time_ps;
   }
 }
 
 // ---- Choosing ----
 
-/// When the bank's oldest hit could be served.
-Hbm2Channel::Choice Hbm2Channel::ColumnOf(const PseudoChannel& pc, int b, int64_t floor) const {
+/// The bank's oldest hit. `floor` holds for all columns.
+inline void Hbm2Channel::ConsiderColumn(const PseudoChannel& pc, int b, int64_t floor,
+                                        Choice* choice) {
   const Bank& bank = pc.banks[b];
   const Direction direction = bank.hit_direction;
-  return {.clock = std::max(std::max(floor, bank.column[direction]),
-                            std::max(pc.column[direction], pc.group_column[GroupOf(b)][direction])),
-          .order = bank.hit_order,
-          .bank = static_cast<int16_t>(b)};
+  const int64_t clock =
+      std::max(std::max(floor, bank.column[direction]),
+               std::max(pc.column_from[direction], pc.group_column_from[GroupOf(b)][direction]));
+  choice->Consider(Kind::kColumn, b, clock, bank.hit_order);
 }
 
-/// When a bank whose row is closed, or is to be closed, could be worked on.
-Hbm2Channel::Choice Hbm2Channel::RowOf(const PseudoChannel& pc, int b, int64_t floor) const {
+/// `floor` is of the second clock, and holds for all activations.
+inline void Hbm2Channel::ConsiderActivate(const PseudoChannel& pc, int b, int64_t floor,
+                                          Choice* choice) const {
   const Bank& bank = pc.banks[b];
-  Choice choice{.order = bank.oldest_order, .bank = static_cast<int16_t>(b)};
-  if (bank.open_row < 0) {
-    choice.kind = Kind::kActivate;
-    const int64_t second_clock =
-        std::max(std::max(bank.activation, pc.activation), pc.group_activation[GroupOf(b)]);
-    choice.clock = std::max(floor, second_clock - (timing_.activation_cycles - 1));
-  } else {
-    choice.kind = Kind::kPrecharge;
-    choice.clock = std::max(floor, bank.precharge);
+  const int64_t second =
+      std::max(std::max(floor, bank.activation), pc.group_activate_from[GroupOf(b)]);
+  choice->Consider(Kind::kActivate, b, second - (timing_.activation_cycles - 1), bank.oldest_order);
+}
+
+inline void Hbm2Channel::ConsiderPrecharge(const PseudoChannel& pc, int b, int64_t floor,
+                                           Choice* choice) {
+  const Bank& bank = pc.banks[b];
+  choice->Consider(Kind::kPrecharge, b, std::max(floor, bank.precharge), bank.oldest_order);
+}
+
+Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) {
+  Choice choice;
+  uint32_t banks = pc.hits & ~pc.blocked;
+  if (pc.urgent_bank != kNone && (pc.blocked & Bit(pc.urgent_bank)) == 0) {
+    // Its oldest request goes next, or nothing holds its row up any longer.
+    const Bank& bank = pc.banks[pc.urgent_bank];
+    banks = bank.hit == bank.oldest ? Bit(pc.urgent_bank) : banks & ~Bit(pc.urgent_bank);
   }
+  ForEachBank(banks, [&](int b) { ConsiderColumn(pc, b, floor, &choice); });
   return choice;
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
-  uint32_t banks = pc.hits & ~pc.blocked;
-  if (banks == 0) return {};
-  const Request& oldest = queue_[pc.oldest];
-  const uint32_t bit = Bit(oldest.bank);
-  const bool hit = pc.banks[oldest.bank].oldest_hit == pc.oldest;
-  if (pc.urgent && (pc.blocked & bit) == 0) {
-    // Either it goes next, or nothing holds its row up any longer.
-    banks = hit ? bit : banks & ~bit;
-  }
-  floor = std::max(floor, std::min(pc.column[kRead], pc.column[kWrite]));
-  Choice best;
-  if (hit && (banks & bit) != 0) {
-    best = ColumnOf(pc, oldest.bank, floor);
-    if (best.clock == floor) return best;  // None could be earlier, and none is older.
-  }
-  ForEachBank(banks, [&](int b) {
-    const Choice choice = ColumnOf(pc, b, floor);
-    if (choice.Before(best)) best = choice;
-  });
-  return best;
+Hbm2Channel::Choice Hbm2Channel::NextActivate(const PseudoChannel& pc, int64_t floor) const {
+  Choice choice;
+  floor = std::max(floor + timing_.activation_cycles - 1, pc.activate_from);
+  ForEachBank(pc.closed & ~pc.blocked, [&](int b) { ConsiderActivate(pc, b, floor, &choice); });
+  return choice;
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextRow(const PseudoChannel& pc, int64_t floor) const {
-  Choice best = pc.refreshing ? RefreshChoice(pc, floor) : Choice{};
-  uint32_t banks = (pc.closed | pc.conflicting) & ~pc.blocked;
-  if (pc.urgent) {
-    // A row with requests waiting is closed only when the oldest request has lost patience with it.
-    const int b = queue_[pc.oldest].bank;
-    if (pc.banks[b].oldest_hit != pc.oldest) banks |= pc.hits & ~pc.blocked & Bit(b);
+Hbm2Channel::Choice Hbm2Channel::NextPrecharge(const PseudoChannel& pc, int64_t floor) const {
+  Choice choice = pc.refreshing ? NextRefresh(pc, floor) : Choice{};
+  uint32_t banks = pc.conflicting & ~pc.blocked;
+  if (pc.urgent_bank != kNone) {
+    // A row with requests waiting is closed only when the bank's oldest is out of patience.
+    const Bank& bank = pc.banks[pc.urgent_bank];
+    if (bank.hit != bank.oldest) banks |= pc.hits & ~pc.blocked & Bit(pc.urgent_bank);
   }
-  ForEachBank(banks, [&](int b) {
-    const Choice choice = RowOf(pc, b, floor);
-    if (choice.Before(best)) best = choice;
-  });
-  return best;
+  ForEachBank(banks, [&](int b) { ConsiderPrecharge(pc, b, floor, &choice); });
+  return choice;
 }
 
 /// Closes the rows, then refreshes; before all else.
-Hbm2Channel::Choice Hbm2Channel::RefreshChoice(const PseudoChannel& pc, int64_t floor) const {
-  const bool single = config_.refresh == v1::Hbm2Spec::SINGLE_BANK;
+Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t floor) const {
+  const bool single = refresh_ == v1::Hbm2Spec::SINGLE_BANK;
   Choice choice{.clock = floor, .order = -1, .bank = single ? pc.refresh_bank : int16_t{0}};
   if (const uint32_t open = pc.open & pc.blocked; open != 0) {
     choice.kind = single ? Kind::kPrecharge : Kind::kPrechargeAll;
@@ -224,62 +204,84 @@ Hbm2Channel::Choice Hbm2Channel::RefreshChoice(const PseudoChannel& pc, int64_t 
   } else {
     choice.kind = Kind::kRefresh;
     ForEachBank(pc.blocked, [&](int b) { Raise(pc.banks[b].activation, &choice.clock); });
-    if (single) Raise(pc.single_refresh, &choice.clock);
+    if (single) Raise(pc.single_refresh_from, &choice.clock);
   }
   return choice;
 }
 
-/// The bank has something new to do: it may come before what was chosen.
+/// Between the pseudo-channels, and between opening and closing.
+void Hbm2Channel::ChooseRow(int64_t floor) {
+  row_ = {};
+  for (PseudoChannel& pc : pcs_) {
+    if (!pc.activate.Postpone(floor)) pc.activate = NextActivate(pc, floor);
+    if (!pc.precharge.Postpone(floor)) pc.precharge = NextPrecharge(pc, floor);
+    for (const Choice& choice : {pc.activate, pc.precharge}) {
+      if (choice.Before(row_)) row_ = choice, row_pc_ = pc.index;
+    }
+  }
+}
+
+/// The bank has something new to do.
 void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
   const uint32_t bit = Bit(b);
-  if (pc.urgent) {
-    pc.column_stale = pc.row_stale = true;
+  if (pc.urgent_bank != kNone) {
+    MakeStale(pc);
   } else if ((pc.blocked & bit) != 0) {
     return;
   } else if ((pc.hits & bit) != 0) {
-    const Choice choice = ColumnOf(pc, b, ColumnFloor());
-    if (!pc.column_stale && choice.Before(pc.column_choice)) pc.column_choice = choice;
-  } else if (((pc.closed | pc.conflicting) & bit) != 0) {
-    const Choice choice = RowOf(pc, b, RowFloor());
-    if (!pc.row_stale && choice.Before(pc.row_choice)) pc.row_choice = choice;
+    if (!pc.column.stale()) ConsiderColumn(pc, b, ColumnFloor(), &pc.column);
+  } else if ((pc.closed & bit) != 0) {
+    row_.MakeStale();
+    if (!pc.activate.stale()) {
+      const int64_t floor = std::max(RowFloor() + timing_.activation_cycles - 1, pc.activate_from);
+      ConsiderActivate(pc, b, floor, &pc.activate);
+    }
+  } else if ((pc.conflicting & bit) != 0) {
+    row_.MakeStale();
+    if (!pc.precharge.stale()) ConsiderPrecharge(pc, b, RowFloor(), &pc.precharge);
   }
 }
 
 void Hbm2Channel::Run(int64_t until) {
+  PseudoChannel& first = pcs_[0];
+  PseudoChannel& second = pcs_[1];
   for (;;) {
     const int64_t column_floor = ColumnFloor();
-    const int64_t row_floor = RowFloor();
-    const Choice* next = &pcs_[0].column_choice;
-    int first = 0;
-    int64_t deadline = kNever;
-    for (int p = 0; p < kHbm2PseudoChannels; ++p) {
-      PseudoChannel& pc = pcs_[p];
-      // A choice was the earliest, and of those the oldest, as long as its bus was free when it was
-      // to be used.
-      if (pc.column_stale || pc.column_choice.clock < column_floor) {
-        pc.column_choice = NextColumn(pc, column_floor);
-        pc.column_stale = false;
-      }
-      if (pc.row_stale || pc.row_choice.clock < row_floor) {
-        pc.row_choice = NextRow(pc, row_floor);
-        pc.row_stale = false;
-      }
-      if (pc.column_choice.Before(*next)) next = &pc.column_choice, first = p;
-      if (pc.row_choice.Before(*next)) next = &pc.row_choice, first = p;
-      if (!pc.refreshing) deadline = std::min(deadline, pc.refresh_due);
-      if (!pc.urgent) deadline = std::min(deadline, pc.patient_until);
-    }
-    const int64_t step = std::min(deadline, next->clock);
+    if (!first.column.Postpone(column_floor)) first.column = NextColumn(first, column_floor);
+    if (!second.column.Postpone(column_floor)) second.column = NextColumn(second, column_floor);
+    if (const int64_t row_floor = RowFloor(); row_.clock < row_floor) ChooseRow(row_floor);
+    PseudoChannel& pc = second.column.Before(first.column) ? second : first;
+    const int64_t step = std::min(std::min(pc.column.clock, row_.clock), deadline_);
     if (step >= until) {
       next_step_ = step;
       return;
     }
-    if (deadline <= next->clock) {
-      MeetDeadlines(deadline, until);
+    if (deadline_ == step) {
+      MeetDeadlines(step, until);
+    } else if (pc.column.clock == step) {
+      clock_ = step;
+      column_bus_ = step + 1;
+      IssueColumn(pc, pc.column.bank);
     } else {
-      Issue(first, Choice(*next));
+      clock_ = step;
+      IssueRow(pcs_[row_pc_], row_);
     }
   }
+}
+
+void Hbm2Channel::SetDeadline() {
+  deadline_ = kNever;
+  for (const PseudoChannel& pc : pcs_) {
+    if (!pc.refreshing) deadline_ = std::min(deadline_, pc.refresh_due);
+    if (pc.urgent_bank == kNone) deadline_ = std::min(deadline_, pc.patient_until);
+  }
+}
+
+void Hbm2Channel::MakeStale(PseudoChannel& pc) {
+  pc.column.MakeStale();
+  pc.activate.MakeStale();
+  pc.precharge.MakeStale();
+  row_.MakeStale();
 }
 
 void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
@@ -288,173 +290,27 @@ void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
   for (PseudoChannel& pc : pcs_) {
     if (!pc.refreshing && pc.refresh_due <= clock) {
       pc.refreshing = true;
-      pc.blocked = config_.refresh == v1::Hbm2Spec::ALL_BANK ? kAllBanks : Bit(pc.refresh_bank);
-      pc.column_stale = pc.row_stale = true;
+      pc.blocked = refresh_ == v1::Hbm2Spec::ALL_BANK ? kAllBanks : Bit(pc.refresh_bank);
+      MakeStale(pc);
     }
-    if (!pc.urgent && pc.patient_until <= clock) {
-      pc.urgent = true;
-      pc.column_stale = pc.row_stale = true;
+    if (pc.urgent_bank == kNone && pc.patient_until <= clock) {
+      // The request that it was set for may be gone: whose is the oldest now?
+      const Request* oldest = nullptr;
+      ForEachBank(pc.hits | pc.closed | pc.conflicting, [&](int b) {
+        const Request& request = queue_[pc.banks[b].oldest];
+        if (oldest != nullptr && oldest->order < request.order) return;
+        oldest = &request;
+        pc.urgent_bank = static_cast<int16_t>(b);
+      });
+      pc.patient_until = oldest == nullptr ? kNever : oldest->arrival + patience_;
+      if (pc.patient_until <= clock) {
+        MakeStale(pc);
+      } else {
+        pc.urgent_bank = kNone;
+      }
     }
   }
-}
-
-// ---- Issuing ----
-
-void Hbm2Channel::Issue(int p, const Choice& choice) {
-  PseudoChannel& pc = pcs_[p];
-  clock_ = choice.clock;
-  if (choice.kind == Kind::kColumn) {
-    column_bus_ = clock_ + 1;
-    IssueColumn(p, choice.bank);
-    return;
-  }
-  pc.row_stale = true;
-  row_bus_ = clock_ + (choice.kind == Kind::kActivate ? timing_.activation_cycles : 1);
-  switch (choice.kind) {
-    case Kind::kActivate:
-      Activate(p, choice.bank);
-      break;
-    case Kind::kPrecharge:
-      Precharge(p, choice);
-      break;
-    case Kind::kPrechargeAll:
-      if (observer_) Show(DramCommand::Kind::kPrechargeAll, p, 0, 0);
-      ForEachBank(pc.open, [&](int b) { Close(pc, b, clock_); });
-      break;
-    case Kind::kRefresh:
-      FinishRefresh(p, choice.bank);
-      break;
-    case Kind::kColumn:
-      break;
-  }
-}
-
-void Hbm2Channel::IssueColumn(int p, int b) {
-  PseudoChannel& pc = pcs_[p];
-  Bank& bank = pc.banks[b];
-  const int16_t r = bank.oldest_hit;
-  const Request& request = queue_[r];
-
-  // What must wait for it.
-  int64_t* const group = pc.group_column[GroupOf(b)];
-  int64_t done = 0;
-  if (request.direction == kWrite) {
-    ++counts_.writes;
-    done = clock_ + timing_.write_data();
-    Raise(clock_ + std::max(timing_.ccd_s, timing_.burst), &pc.column[kWrite]);
-    Raise(clock_ + timing_.ccd_l, &group[kWrite]);
-    Raise(done + timing_.wtr_s, &pc.column[kRead]);
-    Raise(done + timing_.wtr_l, &group[kRead]);
-    Raise(done + timing_.wr, &bank.precharge);
-  } else {
-    ++counts_.reads;
-    done = clock_ + timing_.read_data();
-    Raise(clock_ + std::max(timing_.ccd_s, timing_.burst), &pc.column[kRead]);
-    Raise(clock_ + timing_.ccd_l, &group[kRead]);
-    Raise(clock_ + timing_.read_to_write(), &pc.column[kWrite]);
-    Raise(clock_ + timing_.rtp, &bank.precharge);
-  }
-  counts_.row_hits += request.outcome == Outcome::kHit;
-  counts_.row_misses += request.outcome == Outcome::kMiss;
-  counts_.row_conflicts += request.outcome == Outcome::kConflict;
-  int flight = pc.flight_begin + pc.flight_count;
-  if (flight >= config_.queue_depth) flight -= config_.queue_depth;
-  pc.in_flight[flight] = {done, request.tag};
-  if (pc.flight_count++ == 0) pc.flight_done = done;
-
-  // The next one for the row.
-  int16_t hit = request.newer_in_bank;
-  while (hit != kNone && queue_[hit].row != bank.open_row) hit = queue_[hit].newer_in_bank;
-  SetHit(pc, b, hit);
-  const bool close = hit == kNone && config_.page_policy == v1::Hbm2Spec::CLOSED;
-  if (observer_) {
-    const bool write = request.direction == kWrite;
-    Show(write ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, p, b, request.row, close);
-  }
-  const bool was_oldest = pc.oldest == r;
-  Remove<&Request::older, &Request::newer>(r, &pc.oldest, &pc.newest);
-  Remove<&Request::older_in_bank, &Request::newer_in_bank>(r, &bank.oldest, &bank.newest);
-  if (bank.oldest != kNone) bank.oldest_order = queue_[bank.oldest].order;
-  if (was_oldest) OldestChanged(pc);
-  free_.push_back(r);
-  --waiting_;
-  pc.column_stale = true;
-  if (close) {
-    Close(pc, b, bank.precharge);
-    Offer(pc, b);
-  } else if (hit == kNone) {
-    Sort(pc, b);
-    Offer(pc, b);
-  } else if (pc.urgent) {
-    pc.row_stale = true;
-  }
-}
-
-void Hbm2Channel::Activate(int p, int b) {
-  PseudoChannel& pc = pcs_[p];
-  Bank& bank = pc.banks[b];
-  Request& request = queue_[bank.oldest];
-  if (request.outcome == Outcome::kHit) request.outcome = Outcome::kMiss;
-  if (observer_) Show(DramCommand::Kind::kActivate, p, b, request.row);
-  ++counts_.activations;
-  const int64_t activated = clock_ + timing_.activation_cycles - 1;
-  bank.column[kRead] = activated + timing_.rcd_read;
-  bank.column[kWrite] = activated + timing_.rcd_write;
-  bank.precharge = activated + timing_.ras;
-  bank.activation = activated + timing_.rc;
-  Raise(activated + timing_.rrd_s, &pc.activation);
-  Raise(activated + timing_.rrd_s, &pc.single_refresh);
-  Raise(activated + timing_.rrd_l, &pc.group_activation[GroupOf(b)]);
-  pc.last_activations[pc.next_activation] = activated;
-  pc.next_activation = (pc.next_activation + 1) % 4;
-  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.activation);
-
-  bank.open_row = request.row;
-  pc.open |= Bit(b);
-  SetHit(pc, b, bank.oldest);
-  Sort(pc, b);
-  Offer(pc, b);
-}
-
-void Hbm2Channel::Precharge(int p, const Choice& choice) {
-  PseudoChannel& pc = pcs_[p];
-  const Bank& bank = pc.banks[choice.bank];
-  if (observer_) Show(DramCommand::Kind::kPrecharge, p, choice.bank, bank.open_row);
-  // A refresh closes the row for nobody's sake.
-  if (choice.order >= 0) queue_[bank.oldest].outcome = Outcome::kConflict;
-  Close(pc, choice.bank, clock_);
-}
-
-/// The row is closed by a precharge at `precharged`.
-void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
-  Bank& bank = pc.banks[b];
-  if (bank.oldest_hit != kNone) pc.column_stale = true;
-  bank.open_row = -1;
-  bank.oldest_hit = kNone;
-  pc.open &= ~Bit(b);
-  Raise(precharged + timing_.rp, &bank.activation);
-  ++counts_.precharges;
-  Sort(pc, b);
-}
-
-void Hbm2Channel::FinishRefresh(int p, int b) {
-  PseudoChannel& pc = pcs_[p];
-  ++counts_.refreshes;
-  if (config_.refresh == v1::Hbm2Spec::ALL_BANK) {
-    if (observer_) Show(DramCommand::Kind::kRefresh, p, 0, 0);
-    for (Bank& bank : pc.banks) bank.activation = clock_ + timing_.rfc;
-    pc.refresh_due += timing_.refi;
-  } else {
-    if (observer_) Show(DramCommand::Kind::kRefreshBank, p, b, 0);
-    pc.banks[b].activation = clock_ + timing_.rfc_sb;
-    Raise(clock_ + timing_.rrefd, &pc.activation);
-    Raise(clock_ + timing_.rrefd, &pc.single_refresh);
-    pc.refresh_bank = static_cast<int16_t>((b + 1) % kHbm2Banks);
-    pc.refresh_due += timing_.refi_sb;
-  }
-  pc.refreshing = false;
-  pc.blocked = 0;
-  pc.column_stale = true;
+  SetDeadline();
 }
 
 /// Refreshes of a memory that nobody uses follow each other at their interval. All but the last
@@ -462,11 +318,11 @@ void Hbm2Channel::FinishRefresh(int p, int b) {
 bool Hbm2Channel::SkipIdleRefreshes(int64_t until) {
   if (observer_ != nullptr) return false;
   for (const PseudoChannel& pc : pcs_) {
-    if (pc.refreshing || pc.open != 0) return false;
+    if (pc.refreshing || pc.open != 0 || pc.refresh_due == kNever) return false;
   }
   // All banks once.
-  const bool single = config_.refresh == v1::Hbm2Spec::SINGLE_BANK;
-  const int64_t round = single ? int64_t{timing_.refi_sb} * kHbm2Banks : timing_.refi;
+  const bool single = refresh_ == v1::Hbm2Spec::SINGLE_BANK;
+  const int64_t round = single ? timing_.refi_sb * kHbm2Banks : timing_.refi;
   bool skipped = false;
   for (PseudoChannel& pc : pcs_) {
     const int64_t rounds = (until - pc.refresh_due) / round - 1;
@@ -475,14 +331,179 @@ bool Hbm2Channel::SkipIdleRefreshes(int64_t until) {
     pc.refresh_due += rounds * round;
     skipped = true;
   }
+  SetDeadline();
   return skipped;
 }
 
-void Hbm2Channel::Show(DramCommand::Kind kind, int p, int bank, int32_t row, bool auto_precharge) {
+// ---- Issuing ----
+
+void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
+  Bank& bank = pc.banks[b];
+  const int16_t r = bank.hit;
+  Request& request = queue_[r];
+  const int64_t now = clock_;
+
+  // What must wait for it.
+  int64_t* const group = pc.group_column_from[GroupOf(b)];
+  int64_t done = 0;
+  if (request.direction == kWrite) {
+    ++counts_.writes;
+    done = now + timing_.write_data();
+    Raise(now + timing_.column_gap(), &pc.column_from[kWrite]);
+    Raise(now + timing_.ccd_l, &group[kWrite]);
+    Raise(done + timing_.wtr_s, &pc.column_from[kRead]);
+    Raise(done + timing_.wtr_l, &group[kRead]);
+    Raise(done + timing_.wr, &bank.precharge);
+  } else {
+    ++counts_.reads;
+    done = now + timing_.read_data();
+    Raise(now + timing_.column_gap(), &pc.column_from[kRead]);
+    Raise(now + timing_.ccd_l, &group[kRead]);
+    Raise(now + timing_.read_to_write(), &pc.column_from[kWrite]);
+    Raise(now + timing_.rtp, &bank.precharge);
+  }
+  ++counts_.outcomes[request.outcome];
+  if (pc.flight_begin == pc.flight_end) pc.flight_done = done;
+  pc.in_flight[pc.flight_end++ & flight_mask_] = {.tag = request.tag, .time_ps = done};
+
+  // It leaves the queue, and the next one for the row is looked for.
+  const int16_t newer = request.newer;
+  int16_t before = bank.before_hit;
+  if (bank.newest == r) bank.newest = before;
+  if (before != kNone) {
+    queue_[before].newer = newer;
+  } else {
+    bank.oldest = newer;
+    if (newer != kNone) bank.oldest_order = queue_[newer].order;
+    if (pc.urgent_bank == b) {  // Its wait is over.
+      pc.urgent_bank = kNone;
+      pc.patient_until = now;
+      SetDeadline();
+      MakeStale(pc);
+    }
+  }
+  int16_t hit = newer;
+  for (; hit != kNone && queue_[hit].row != bank.open_row; hit = queue_[hit].newer) before = hit;
+  SetHit(bank, before, hit);
+  const bool close = hit == kNone && page_policy_ == v1::Hbm2Spec::CLOSED;
+  if (observer_) {
+    const bool write = request.direction == kWrite;
+    Show(write ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, pc, b, request.row, close);
+  }
+  request.newer = free_;
+  free_ = r;
+  --waiting_;
+  pc.column.MakeStale();
+  if (hit == kNone) {
+    if (close) {
+      Close(pc, b, bank.precharge);
+    } else {
+      Sort(pc, b);
+    }
+    Offer(pc, b);
+  } else if (pc.urgent_bank != kNone) {
+    MakeStale(pc);
+  }
+}
+
+void Hbm2Channel::IssueRow(PseudoChannel& pc, const Choice& choice) {
+  row_bus_ = clock_ + (choice.kind == Kind::kActivate ? timing_.activation_cycles : 1);
+  switch (choice.kind) {
+    case Kind::kActivate:
+      Activate(pc, choice.bank);
+      break;
+    case Kind::kPrecharge:
+      // A refresh closes the row for nobody's sake.
+      Precharge(pc, choice.bank, /*refresh=*/choice.order < 0);
+      break;
+    case Kind::kPrechargeAll:
+      if (observer_) Show(DramCommand::Kind::kPrechargeAll, pc, 0, 0);
+      ForEachBank(pc.open, [&](int b) { Close(pc, b, clock_); });
+      pc.precharge.MakeStale();
+      break;
+    case Kind::kRefresh:
+      Refresh(pc, choice.bank);
+      break;
+    case Kind::kColumn:
+      break;
+  }
+  row_.MakeStale();
+}
+
+void Hbm2Channel::Activate(PseudoChannel& pc, int b) {
+  Bank& bank = pc.banks[b];
+  Request& request = queue_[bank.oldest];
+  if (request.outcome == kHit) request.outcome = kMiss;
+  if (observer_) Show(DramCommand::Kind::kActivate, pc, b, request.row);
+  ++counts_.activations;
+  const int64_t activated = clock_ + timing_.activation_cycles - 1;
+  bank.column[kRead] = activated + timing_.rcd_read;
+  bank.column[kWrite] = activated + timing_.rcd_write;
+  bank.precharge = activated + timing_.ras;
+  bank.activation = activated + timing_.rc;
+  Raise(activated + timing_.rrd_s, &pc.activate_from);
+  Raise(activated + timing_.rrd_s, &pc.single_refresh_from);
+  Raise(activated + timing_.rrd_l, &pc.group_activate_from[GroupOf(b)]);
+  pc.last_activations[pc.next_activation] = activated;
+  pc.next_activation = (pc.next_activation + 1) % 4;
+  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.activate_from);
+
+  bank.open_row = request.row;
+  pc.open |= Bit(b);
+  SetHit(bank, kNone, bank.oldest);
+  Sort(pc, b);
+  pc.activate.MakeStale();
+  if (pc.refreshing) pc.precharge.MakeStale();
+  Offer(pc, b);
+}
+
+void Hbm2Channel::Precharge(PseudoChannel& pc, int b, bool refresh) {
+  const Bank& bank = pc.banks[b];
+  if (observer_) Show(DramCommand::Kind::kPrecharge, pc, b, bank.open_row);
+  if (!refresh) queue_[bank.oldest].outcome = kConflict;
+  Close(pc, b, clock_);
+  pc.precharge.MakeStale();
+  Offer(pc, b);
+}
+
+/// The row is closed by a precharge at `precharged`.
+void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
+  Bank& bank = pc.banks[b];
+  if (bank.hit != kNone) pc.column.MakeStale();
+  bank.open_row = -1;
+  bank.hit = bank.before_hit = kNone;
+  pc.open &= ~Bit(b);
+  Raise(precharged + timing_.rp, &bank.activation);
+  ++counts_.precharges;
+  Sort(pc, b);
+}
+
+void Hbm2Channel::Refresh(PseudoChannel& pc, int b) {
+  ++counts_.refreshes;
+  if (refresh_ == v1::Hbm2Spec::ALL_BANK) {
+    if (observer_) Show(DramCommand::Kind::kRefresh, pc, 0, 0);
+    for (Bank& bank : pc.banks) bank.activation = clock_ + timing_.rfc;
+    pc.refresh_due += timing_.refi;
+  } else {
+    if (observer_) Show(DramCommand::Kind::kRefreshBank, pc, b, 0);
+    pc.banks[b].activation = clock_ + timing_.rfc_sb;
+    Raise(clock_ + timing_.rrefd, &pc.activate_from);
+    Raise(clock_ + timing_.rrefd, &pc.single_refresh_from);
+    pc.refresh_bank = static_cast<int16_t>((b + 1) % kHbm2Banks);
+    pc.refresh_due += timing_.refi_sb;
+  }
+  pc.refreshing = false;
+  pc.blocked = 0;
+  SetDeadline();
+  MakeStale(pc);
+}
+
+void Hbm2Channel::Show(DramCommand::Kind kind, const PseudoChannel& pc, int bank, int32_t row,
+                       bool auto_precharge) {
   observer_->Observe({.kind = kind,
                       .auto_precharge = auto_precharge,
                       .channel = channel_,
-                      .pseudo_channel = p,
+                      .pseudo_channel = pc.index,
                       .bank = bank,
                       .row = row,
                       .clock = clock_});

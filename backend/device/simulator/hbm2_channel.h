@@ -31,21 +31,26 @@ class Hbm2Channel {
     int64_t activations = 0;
     int64_t precharges = 0;
     int64_t refreshes = 0;
-    int64_t row_hits = 0;
-    int64_t row_misses = 0;
-    int64_t row_conflicts = 0;
     int64_t requests = 0;
+    int64_t outcomes[3] = {};  // Row hits, misses, conflicts.
   };
 
-  /// `config` outlives the channel.
   Hbm2Channel(const Hbm2Config& config, int32_t channel);
 
   void Reset();
   /// Null: nobody watches.
   void set_observer(DramObserver* observer) { observer_ = observer; }
 
-  /// False: the queue is full.
-  bool TrySend(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock);
+  /// Is there room for a request at `clock`, when what is done by `done_clock` has left? (They
+  /// differ where a time is between two clocks.)
+  bool MakeRoom(int64_t clock, int64_t done_clock) {
+    if (held_ < depth_) return true;
+    RunUntil(clock);
+    if (FirstInFlight() <= done_clock) Collect(done_clock, &done_);
+    return held_ < depth_;
+  }
+  /// MakeRoom() was true.
+  void Send(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock);
   /// Issues all commands before `clock`.
   void RunUntil(int64_t clock) {
     if (clock > next_step_) Run(clock);
@@ -55,20 +60,16 @@ class Hbm2Channel {
 
   /// Nothing is done before this, if nothing is sent; kNever when the channel is empty.
   int64_t EarliestDone() const {
-    int64_t earliest = FirstInFlight();
-    if (waiting_ > 0) earliest = std::min(earliest, next_step_ + least_latency_);
-    return done_.empty() ? earliest : 0;
-  }
-  /// Neither RunUntil nor Collect has anything to do up to this time.
-  int64_t QuietUntil() const {
-    return done_.empty() ? std::min(next_step_, FirstInFlight() - 1) : -1;
+    if (!done_.empty()) return 0;
+    const int64_t earliest = FirstInFlight();
+    return waiting_ == 0 ? earliest : std::min(earliest, next_step_ + least_latency_);
   }
   const Counts& counts() const { return counts_; }
 
  private:
   static constexpr int16_t kNone = -1;
   enum Direction : uint8_t { kRead, kWrite };
-  enum class Outcome : uint8_t { kHit, kMiss, kConflict };
+  enum Outcome : uint8_t { kHit, kMiss, kConflict };
 
   /// A place in the queue.
   struct Request {
@@ -76,11 +77,9 @@ class Hbm2Channel {
     int64_t arrival = 0;
     uint64_t tag = 0;
     int32_t row = 0;
-    int16_t bank = 0;
+    int16_t newer = kNone;  // In the bank, or among the free places.
     Direction direction = kRead;
-    Outcome outcome = Outcome::kHit;
-    int16_t older = kNone, newer = kNone;                  // In the pseudo-channel,
-    int16_t older_in_bank = kNone, newer_in_bank = kNone;  // in the bank.
+    Outcome outcome = kHit;
   };
 
   /// The times are the earliest at which the command may be issued; that of an activation is of its
@@ -93,103 +92,135 @@ class Hbm2Channel {
     int64_t hit_order = 0;
     int32_t open_row = -1;
     int16_t oldest = kNone, newest = kNone;
-    int16_t oldest_hit = kNone;  // The oldest request for the open row.
+    int16_t hit = kNone;         // The oldest request for the open row,
+    int16_t before_hit = kNone;  // and the one before it in the bank.
     Direction hit_direction = kRead;
   };
 
   enum class Kind : uint8_t { kColumn, kActivate, kPrecharge, kPrechargeAll, kRefresh };
-  /// The command that one of a pseudo-channel's two buses would issue next.
+  /// Of commands of one sort the one to issue next: the earliest, and of those the one for the
+  /// oldest request. It stands while time goes on, until `overtaken`, when a later one for an older
+  /// request may have become possible too.
   struct Choice {
     int64_t clock = kNever;
-    int64_t order = 0;  // Of the request that it serves; the lower goes first.
+    int64_t order = 0;  // Of the request that it serves.
+    int64_t overtaken = kNever;
     Kind kind = Kind::kColumn;
     int16_t bank = 0;
 
     bool Before(const Choice& other) const {
       return clock < other.clock || (clock == other.clock && order < other.order);
     }
+    bool stale() const { return overtaken < 0; }
+    void MakeStale() { clock = overtaken = -1; }
+    /// Another one is possible as well.
+    void Consider(Kind other_kind, int other_bank, int64_t other_clock, int64_t other_order) {
+      if (other_clock < clock || (other_clock == clock && other_order < order)) {
+        if (order < other_order) overtaken = clock;
+        clock = other_clock;
+        order = other_order;
+        kind = other_kind;
+        bank = static_cast<int16_t>(other_bank);
+      } else if (other_order < order) {
+        overtaken = std::min(overtaken, other_clock);
+      }
+    }
+    /// The bus is taken before `clock`. False: it has to be chosen anew.
+    bool Postpone(int64_t floor) {
+      if (clock >= floor) return true;
+      if (overtaken <= floor) return false;
+      clock = floor;
+      return true;
+    }
   };
 
   struct PseudoChannel {
-    // A choice stands until it is made or something makes it stale; what newly becomes possible is
-    // held against it (Offer).
-    Choice column_choice, row_choice;
-    bool column_stale = true, row_stale = true;
-    bool refreshing = false;  // It is due: the banks in `blocked` serve it first.
-    bool urgent = false;      // The oldest request has lost patience.
-    // When either will be so, if it is not yet.
-    int64_t refresh_due = kNever;
-    int64_t patient_until = kNever;
+    Choice column;
+    Choice activate;
+    Choice precharge;  // Or refresh.
     // Banks by what they want next; a bank is in one of them at the most.
     uint32_t hits = 0;         // A request for the open row waits.
     uint32_t closed = 0;       // Requests wait and no row is open.
     uint32_t conflicting = 0;  // Requests wait, all for other rows than the open one.
     uint32_t open = 0;         // A row is open.
-    uint32_t blocked = 0;
-    int16_t oldest = kNone, newest = kNone;
+    uint32_t blocked = 0;      // Refresh is due, and comes first.
+    int8_t index = 0;          // In the channel.
+    bool refreshing = false;
+    int16_t refresh_bank = 0;     // SINGLE_BANK: whose turn it is.
+    int16_t urgent_bank = kNone;  // Whose oldest request is out of patience.
+    int64_t refresh_due = kNever;
+    int64_t patient_until = kNever;  // No request is out of patience before this.
     // The earliest times for any bank, and for those of a group.
-    int64_t column[2] = {};  // By direction.
-    int64_t group_column[kHbm2BankGroups][2] = {};
-    int64_t activation = 0;
-    int64_t group_activation[kHbm2BankGroups] = {};
+    int64_t column_from[2] = {};  // By direction.
+    int64_t group_column_from[kHbm2BankGroups][2] = {};
+    int64_t activate_from = 0;
+    int64_t group_activate_from[kHbm2BankGroups] = {};
+    int64_t single_refresh_from = 0;
     std::array<int64_t, 4> last_activations = {};  // A ring.
-    int next_activation = 0;
-    int16_t refresh_bank = 0;    // SINGLE_BANK: whose turn it is,
-    int64_t single_refresh = 0;  // and when the next may be issued, as to the other banks.
+    uint32_t next_activation = 0;
     // Issued, in order of their data: a ring.
-    int flight_begin = 0, flight_count = 0;
-    int64_t flight_done = kNever;  // The first one's.
-    std::vector<std::pair<int64_t, uint64_t>> in_flight;
+    uint32_t flight_begin = 0;
+    uint32_t flight_end = 0;
+    int64_t flight_done = kNever;           // The first one's.
+    std::vector<DramCompletion> in_flight;  // With clocks for times.
     std::array<Bank, kHbm2Banks> banks;
   };
 
-  template <int16_t Request::*Older, int16_t Request::*Newer>
-  void Append(int16_t r, int16_t* oldest, int16_t* newest);
-  template <int16_t Request::*Older, int16_t Request::*Newer>
-  void Remove(int16_t r, int16_t* oldest, int16_t* newest);
-
   void Run(int64_t until);
   void MeetDeadlines(int64_t clock, int64_t until);
+  bool SkipIdleRefreshes(int64_t until);
 
   int64_t ColumnFloor() const { return std::max(clock_, column_bus_); }
   int64_t RowFloor() const { return std::max(clock_, row_bus_); }
-  Choice ColumnOf(const PseudoChannel& pc, int bank, int64_t floor) const;
-  Choice RowOf(const PseudoChannel& pc, int bank, int64_t floor) const;
-  Choice NextColumn(const PseudoChannel& pc, int64_t floor) const;
-  Choice NextRow(const PseudoChannel& pc, int64_t floor) const;
-  Choice RefreshChoice(const PseudoChannel& pc, int64_t floor) const;
+  static void ConsiderColumn(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice);
+  void ConsiderActivate(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice) const;
+  static void ConsiderPrecharge(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice);
+  static Choice NextColumn(const PseudoChannel& pc, int64_t floor);
+  Choice NextActivate(const PseudoChannel& pc, int64_t floor) const;
+  Choice NextPrecharge(const PseudoChannel& pc, int64_t floor) const;
+  Choice NextRefresh(const PseudoChannel& pc, int64_t floor) const;
+  void ChooseRow(int64_t floor);
   void Offer(PseudoChannel& pc, int bank);
 
-  void Issue(int p, const Choice& choice);
-  void IssueColumn(int p, int bank);
-  void Activate(int p, int bank);
-  void Precharge(int p, const Choice& choice);
+  void IssueColumn(PseudoChannel& pc, int bank);
+  void IssueRow(PseudoChannel& pc, const Choice& choice);
+  void Activate(PseudoChannel& pc, int bank);
+  void Precharge(PseudoChannel& pc, int bank, bool refresh);
+  void Refresh(PseudoChannel& pc, int bank);
   void Close(PseudoChannel& pc, int bank, int64_t precharged);
-  void FinishRefresh(int p, int bank);
-  bool SkipIdleRefreshes(int64_t until);
-  void SetHit(PseudoChannel& pc, int bank, int16_t hit);
-  void Sort(PseudoChannel& pc, int bank);
-  void OldestChanged(PseudoChannel& pc);
+  void SetHit(Bank& bank, int16_t before, int16_t hit);
+  static void Sort(PseudoChannel& pc, int bank);
+  void SetDeadline();
+  void MakeStale(PseudoChannel& pc);
   int64_t FirstInFlight() const { return std::min(pcs_[0].flight_done, pcs_[1].flight_done); }
-  void Show(DramCommand::Kind kind, int p, int bank, int32_t row, bool auto_precharge = false);
+  void Show(DramCommand::Kind kind, const PseudoChannel& pc, int bank, int32_t row,
+            bool auto_precharge = false);
 
-  const Hbm2Config& config_;
-  const Hbm2Timing& timing_;
+  const Hbm2Timing timing_;
+  const v1::Hbm2Spec::PagePolicy page_policy_;
+  const v1::Hbm2Spec::Refresh refresh_;
+  const int32_t depth_;
+  const int32_t patience_;
   const int32_t channel_;
-  const int32_t least_latency_;
+  const uint32_t flight_mask_;
+  const int64_t least_latency_;
   DramObserver* observer_ = nullptr;
-  Counts counts_;
 
   std::array<PseudoChannel, kHbm2PseudoChannels> pcs_;
   std::vector<Request> queue_;
-  std::vector<int16_t> free_;
-  int32_t waiting_ = 0;  // Not issued.
-  int32_t held_ = 0;     // Nor completed.
+  int16_t free_ = kNone;  // The first free place.
+  int32_t waiting_ = 0;   // Not issued.
+  int32_t held_ = 0;      // Nor completed.
   int64_t next_order_ = 0;
   int64_t clock_ = 0;       // Of the latest decision; no command comes before it.
   int64_t column_bus_ = 0;  // Free from here.
   int64_t row_bus_ = 0;
-  int64_t next_step_ = 0;             // Run has nothing to do up to here.
+  int64_t deadline_ = 0;   // When a refresh is due or patience may end.
+  int64_t next_step_ = 0;  // Run has nothing to do up to here.
+  // The next command of the row bus, unless stale.
+  Choice row_;
+  int row_pc_ = 0;
+  Counts counts_;
   std::vector<DramCompletion> done_;  // Completed to make room, and not yet collected.
 };
 

@@ -53,9 +53,8 @@ absl::StatusOr<Hbm2Timing> OfDataRate(int32_t megabits_per_second) {
 
 /// Those that it gives in nanoseconds, for `density` Gb in a pseudo-channel.
 void SetNanoseconds(int32_t density, Hbm2Timing* timing) {
-  const auto clocks = [&](int64_t nanoseconds, int32_t least = 1) {
-    const int64_t count = (nanoseconds * 1000 + timing->clock_ps - 1) / timing->clock_ps;
-    return std::max(static_cast<int32_t>(count), least);
+  const auto clocks = [&](int64_t nanoseconds, int64_t least = 1) {
+    return std::max((nanoseconds * 1000 + timing->clock_ps - 1) / timing->clock_ps, least);
   };
   timing->rrd_s = clocks(4, 4);
   timing->rrd_l = clocks(4, 4);
@@ -70,7 +69,7 @@ void SetNanoseconds(int32_t density, Hbm2Timing* timing) {
   timing->refi = clocks(3900);
 }
 
-absl::Status Override(int32_t value, const char* field, int32_t* clocks) {
+absl::Status Override(int32_t value, const char* field, int64_t* clocks) {
   if (value < 0 || value > kMaxClocks) {
     return InvalidArgument("dram.hbm2.timing.{}: {} clocks; 0 (the data rate's own) to {}", field,
                            value, kMaxClocks);
@@ -83,7 +82,7 @@ absl::Status OverrideAll(const v1::Hbm2Timing& spec, Hbm2Timing* timing) {
   const struct {
     const char* field;
     int32_t value;
-    int32_t* clocks;
+    int64_t* clocks;
   } fields[] = {
       {"cl", spec.cl(), &timing->cl},
       {"cwl", spec.cwl(), &timing->cwl},
@@ -117,6 +116,12 @@ absl::Status CheckTiming(const Hbm2Timing& timing, v1::Hbm2Spec::Refresh refresh
   if (timing.read_to_write() < 1) {
     return InvalidArgument("dram.hbm2.timing.cwl: {} is longer than a read (cl {} + 4)", timing.cwl,
                            timing.cl);
+  }
+  if (timing.ccd_s > timing.ccd_l || timing.wtr_s > timing.wtr_l || timing.rrd_s > timing.rrd_l) {
+    return InvalidArgument(
+        "dram.hbm2.timing: ccds {}, wtrs {} and rrds {} are of different bank groups, and can't be "
+        "longer than ccdl {}, wtrl {} and rrdl {}, of the same",
+        timing.ccd_s, timing.wtr_s, timing.rrd_s, timing.ccd_l, timing.wtr_l, timing.rrd_l);
   }
   if (timing.ras > timing.rc) {
     return InvalidArgument("dram.hbm2.timing.rc: {} is shorter than ras {}", timing.rc, timing.ras);

@@ -21,36 +21,38 @@ inline constexpr int kHbm2Columns = kHbm2RowBytes / kHbm2BurstBytes;
 /// In clocks, but for the first. An activation holds the row-command bus for two clocks, and its
 /// timings count from the second one.
 struct Hbm2Timing {
-  int32_t clock_ps = 0;
-  int32_t burst = 2;  // Data on the pins.
-  int32_t activation_cycles = 2;
-  int32_t cl = 0;
-  int32_t cwl = 0;
-  int32_t rcd_read = 0;
-  int32_t rcd_write = 0;
-  int32_t ras = 0;
-  int32_t rc = 0;
-  int32_t rp = 0;
-  int32_t wr = 0;
-  int32_t rtp = 0;
-  int32_t ccd_s = 0;
-  int32_t ccd_l = 0;
-  int32_t wtr_s = 0;
-  int32_t wtr_l = 0;
-  int32_t rrd_s = 0;
-  int32_t rrd_l = 0;
-  int32_t faw = 0;
-  int32_t rfc = 0;
-  int32_t rfc_sb = 0;
-  int32_t rrefd = 0;
-  int32_t refi = 0;
-  int32_t refi_sb = 0;
+  int64_t clock_ps = 0;
+  int64_t burst = 2;  // Data on the pins.
+  int64_t activation_cycles = 2;
+  int64_t cl = 0;
+  int64_t cwl = 0;
+  int64_t rcd_read = 0;
+  int64_t rcd_write = 0;
+  int64_t ras = 0;
+  int64_t rc = 0;
+  int64_t rp = 0;
+  int64_t wr = 0;
+  int64_t rtp = 0;
+  int64_t ccd_s = 0;
+  int64_t ccd_l = 0;
+  int64_t wtr_s = 0;
+  int64_t wtr_l = 0;
+  int64_t rrd_s = 0;
+  int64_t rrd_l = 0;
+  int64_t faw = 0;
+  int64_t rfc = 0;
+  int64_t rfc_sb = 0;
+  int64_t rrefd = 0;
+  int64_t refi = 0;
+  int64_t refi_sb = 0;
 
   /// A read to a write: the pins change direction, with two clocks between.
-  int32_t read_to_write() const { return cl + burst + 2 - cwl; }
+  int64_t read_to_write() const { return cl + burst + 2 - cwl; }
+  /// Between two reads, or writes, of any banks: the pins carry one at a time.
+  int64_t column_gap() const { return ccd_s > burst ? ccd_s : burst; }
   /// From a command to the last of its data.
-  int32_t read_data() const { return cl + burst; }
-  int32_t write_data() const { return cwl + burst; }
+  int64_t read_data() const { return cl + burst; }
+  int64_t write_data() const { return cwl + burst; }
 };
 
 /// The specification without its gaps.
