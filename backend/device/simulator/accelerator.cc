@@ -1,6 +1,7 @@
 #include "backend/device/simulator/accelerator.h"
 
 #include "backend/device/simulator/spatial.h"
+#include "backend/device/simulator/spatten.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -8,6 +9,7 @@ namespace thresher {
 absl::StatusOr<std::unique_ptr<Accelerator>> CreateAccelerator(const v1::Preset& preset) {
   switch (preset.accelerator_case()) {
     case v1::Preset::kSpatten:
+      return CreateSpAtten(preset);
     case v1::Preset::kFact:
       break;
     case v1::Preset::kSpatial:

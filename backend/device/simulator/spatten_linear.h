@@ -1,0 +1,63 @@
+// Linear layers on SpAtten's multipliers, as the paper's end-to-end variant has them: both arrays
+// work on one product, the K SRAM is a double buffer for weights that stream from memory, and the V
+// SRAM holds as many rows of activations as fit; weights are streamed again for the next ones.
+// (The paper says that weights are streamed and arrays are shared; the rest is our reading.) Norms,
+// activation functions and additions are not charged.
+#ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_SPATTEN_LINEAR_H_
+#define THRESHER_BACKEND_DEVICE_SIMULATOR_SPATTEN_LINEAR_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "backend/device/layer_record.h"
+#include "backend/device/simulator/fetch_network.h"
+#include "backend/device/simulator/timeline.h"
+#include "backend/device/simulator/unit_clock.h"
+#include "thresher/v1/simulator_spatten.pb.h"
+
+namespace thresher {
+
+/// [rows, in] x [in, out].
+struct LinearProduct {
+  std::string name;
+  int64_t rows = 0;
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t products = 0;  // Multiplications: fewer than rows * in * out where rows were left out.
+};
+
+/// Those of a layer before its attention, and after it.
+std::vector<LinearProduct> ProductsBefore(const LayerRecord& record);
+std::vector<LinearProduct> ProductsAfter(const LayerRecord& record);
+
+class SpAttenLinear {
+ public:
+  /// All must outlive it; the timeline may be null.
+  SpAttenLinear(const v1::SpAttenSpec& spec, FetchNetwork* network, Timeline* timeline)
+      : spec_(spec), network_(network), timeline_(timeline) {}
+
+  /// Runs the product of `layer` from cycle `begin`; returns when its outputs are in memory.
+  absl::StatusOr<int64_t> Run(const LinearProduct& product, int32_t layer, int64_t begin);
+
+  const UnitClock& unit() const { return unit_; }
+  int64_t products() const { return products_; }
+  int64_t plain_bits() const { return plain_bits_; }  // Asked of the memory.
+  int64_t sram_bits() const { return sram_bits_; }
+
+ private:
+  FetchPart Bytes(uint64_t address, int64_t bytes, bool write) const;
+
+  const v1::SpAttenSpec& spec_;
+  FetchNetwork* network_;
+  Timeline* timeline_;
+  UnitClock unit_{"linear"};
+  int64_t products_ = 0;
+  int64_t plain_bits_ = 0;
+  int64_t sram_bits_ = 0;
+};
+
+}  // namespace thresher
+
+#endif  // THRESHER_BACKEND_DEVICE_SIMULATOR_SPATTEN_LINEAR_H_
