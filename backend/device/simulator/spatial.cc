@@ -224,7 +224,6 @@ absl::Status Spatial::RunPipeline(TilePipeline::Program program, size_t phase, L
   }
   for (const HeadGroup& group : layer->groups) {
     THRESHER_ASSIGN_OR_RETURN(const HeadWork* work, Work(group.size));
-    // A copy of a few tiles: the pipeline is also asked for other groups' work meanwhile.
     pipeline.Run({.count = group.count, .body = {work->tiles[phase]}});
   }
   pipeline.Drain();
@@ -346,7 +345,7 @@ absl::StatusOr<LayerCharge> Spatial::Run(const LayerRecord& record, const RunSco
   for (const auto& [part, energy] : charge.total.energy_by_part()) joules += energy;
   charge.total.set_energy_joules(joules);
   // Attention by what each sequence took, the rest by rows.
-  const double rest = joules / kPicojoule - attention_picojoules;
+  const double rest = std::max(0.0, joules / kPicojoule - attention_picojoules);
   const double all = attention_picojoules + rest;
   const double count = static_cast<double>(record.sequences.size());
   for (size_t s = 0; s < record.sequences.size(); ++s) {

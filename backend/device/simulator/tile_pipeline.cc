@@ -9,6 +9,12 @@
 #include "fmt/format.h"
 
 namespace thresher {
+namespace {
+
+// Tiles between units.
+constexpr int kApart = 2;
+
+}  // namespace
 
 TilePipeline::TilePipeline(Program program)
     : program_(std::move(program)),
@@ -22,7 +28,7 @@ TilePipeline::TilePipeline(Program program)
   state_.free.assign(program_.units.size(), 0);
   state_.done.assign(steps, 0);
   state_.done_before = state_.done;
-  state_.finished.assign(static_cast<size_t>(program_.window), 0);
+  state_.finished.assign(static_cast<size_t>(std::max(program_.window, kApart)), 0);
   state_.stalls.assign(steps * (steps + 2), 0);
 }
 
@@ -69,32 +75,37 @@ void TilePipeline::Drain() {
   const std::vector<int64_t> ticks = std::exchange(state_.last_tile, {});
   state_.done_before = state_.done;
   for (size_t i = 0; i < program_.steps.size(); ++i) {
-    if (program_.steps[i].behind && ticks[i] > 0) RunStep(static_cast<int>(i), ticks[i]);
+    if (program_.steps[i].behind && ticks[i] > 0) RunStep(static_cast<int>(i), ticks[i], 0);
   }
 }
 
 void TilePipeline::RunTile(const std::vector<int64_t>& ticks) {
   ++tiles_run_;
   state_.done_before = state_.done;
+  const int64_t room = Finished(kApart);
+  const int64_t room_ahead = Finished(program_.window);
   for (size_t i = 0; i < program_.steps.size(); ++i) {
     const Step& step = program_.steps[i];
+    const int64_t earliest = step.ahead ? room_ahead : room;
     if (!step.behind) {
-      if (ticks[i] > 0) RunStep(static_cast<int>(i), ticks[i]);
+      if (ticks[i] > 0) RunStep(static_cast<int>(i), ticks[i], earliest);
     } else if (!state_.last_tile.empty() && state_.last_tile[i] > 0) {
-      RunStep(static_cast<int>(i), state_.last_tile[i]);
+      RunStep(static_cast<int>(i), state_.last_tile[i], earliest);
     }
     if (step.barrier) Synchronize(static_cast<int>(i));
   }
   state_.last_tile = ticks;
   int64_t finished = 0;
   for (size_t unit = 0; unit < state_.free.size(); ++unit) {
+    // One that had nothing to do does not lag behind.
+    state_.free[unit] = std::max(state_.free[unit], unit_ahead_[unit] ? room_ahead : room);
     if (!unit_ahead_[unit]) finished = std::max(finished, state_.free[unit]);
   }
   state_.finished.erase(state_.finished.begin());
   state_.finished.push_back(finished);
 }
 
-void TilePipeline::RunStep(int index, int64_t ticks) {
+void TilePipeline::RunStep(int index, int64_t ticks, int64_t earliest) {
   const Step& step = program_.steps[index];
   const size_t causes = program_.steps.size() + 2;
   int64_t begin = state_.free[step.unit];
@@ -108,11 +119,11 @@ void TilePipeline::RunStep(int index, int64_t ticks) {
       cause = static_cast<size_t>(input);
     }
   }
-  if (step.ahead && state_.finished.front() > begin) {
-    begin = state_.finished.front();
+  if (earliest > begin) {
+    begin = earliest;
     cause = causes - 2;
   }
-  state_.stalls[index * causes + cause] += begin - state_.free[step.unit];
+  if (!step.ahead) state_.stalls[index * causes + cause] += begin - state_.free[step.unit];
   const int64_t end = begin + ticks;
   state_.free[step.unit] = end;
   state_.done[index] = end;
@@ -142,9 +153,8 @@ int64_t TilePipeline::Floor() const {
   int64_t floor = std::numeric_limits<int64_t>::max();
   for (size_t unit = 0; unit < state_.free.size(); ++unit) {
     if (!unit_used_[unit]) continue;
-    int64_t earliest = state_.free[unit];
-    if (unit_ahead_[unit]) earliest = std::max(earliest, state_.finished.front());
-    floor = std::min(floor, earliest);
+    floor = std::min(
+        floor, std::max(state_.free[unit], Finished(unit_ahead_[unit] ? program_.window : kApart)));
   }
   return floor;
 }
@@ -152,8 +162,10 @@ int64_t TilePipeline::Floor() const {
 std::vector<int64_t> TilePipeline::Shape() const {
   const int64_t floor = Floor();
   std::vector<int64_t> shape;
-  for (const auto* times : {&state_.free, &state_.done, &state_.finished}) {
-    for (const int64_t time : *times) shape.push_back(std::max(time, floor) - floor);
+  // As they are: how long a unit has waited is counted from then.
+  for (const int64_t time : state_.free) shape.push_back(time - floor);
+  for (const auto* times : {&state_.done, &state_.finished}) {
+    for (const int64_t time : *times) shape.push_back(std::max(time, floor - 1) - floor);
   }
   shape.insert(shape.end(), state_.last_tile.begin(), state_.last_tile.end());
   return shape;

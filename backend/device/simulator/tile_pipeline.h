@@ -1,7 +1,9 @@
 // Tiles of work through units that work at the same time: which waits for which, and for how long,
 // is the outcome. Each tile goes through the same steps; each unit takes its steps in the order in
-// which they are listed, and a step begins when its unit is free and its inputs are there. Memory
-// is a unit as well: it runs ahead of the others by as many tiles as there is room for.
+// which they are listed, and a step begins when its unit is free and its inputs are there. Units
+// keep two tiles between them (double buffers): none begins on a tile before all are done with the
+// one two before. Memory is a unit as well: it runs ahead of the others by as many tiles as there
+// is room for.
 //
 // Work is bounded whatever the number of tiles: when a loop comes round to the state it had before
 // (all times relative to each other, to the tick), what happened since then is repeated without
@@ -37,7 +39,7 @@ class TilePipeline {
   struct Program {
     std::vector<std::string> units;
     std::vector<Step> steps;
-    int window = 1;  // From 1.
+    int window = 1;  // From 1: tiles that steps run ahead.
   };
 
   /// Tiles, or loops over such, `count` times one after the other. A tile is a loop without a body.
@@ -61,7 +63,8 @@ class TilePipeline {
 
   /// When all that ran is over.
   int64_t now() const;
-  /// Ticks that units waited with steps to run, by "unit: waits for STEP".
+  /// Ticks that units waited with steps to run, by "unit: waits for STEP" (or "for room"). Of those
+  /// that do not run ahead.
   std::map<std::string, int64_t> stalls() const;
   /// Tiles that were run, rather than repeated.
   int64_t tiles_run() const { return tiles_run_; }
@@ -72,14 +75,19 @@ class TilePipeline {
     std::vector<int64_t> free;         // By unit.
     std::vector<int64_t> done;         // By step: its last run.
     std::vector<int64_t> done_before;  // The same, when the tile began.
-    std::vector<int64_t> finished;     // The last `window` tiles, oldest first.
+    std::vector<int64_t> finished;     // When the last tiles were over, oldest first.
     std::vector<int64_t> last_tile;    // Its ticks; empty: there was none.
     std::vector<int64_t> stalls;  // [steps][causes]; causes are steps, then room, then barrier.
   };
 
   void RunTile(const std::vector<int64_t>& ticks);
-  void RunStep(int step, int64_t ticks);
+  // Not before `earliest`.
+  void RunStep(int step, int64_t ticks, int64_t earliest);
   void Synchronize(int step);
+  // When the tile so many before the next one was over.
+  int64_t Finished(int before) const {
+    return state_.finished[state_.finished.size() - static_cast<size_t>(before)];
+  }
   // No step can begin earlier.
   int64_t Floor() const;
   // The state relative to Floor(), without what can have no effect any more.
