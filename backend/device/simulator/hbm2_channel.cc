@@ -137,60 +137,79 @@ void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completion
 
 // ---- Choosing ----
 
-/// The bank's oldest hit. `floor` holds for all columns.
-inline void Hbm2Channel::ConsiderColumn(const PseudoChannel& pc, int b, int64_t floor,
-                                        Choice* choice) {
-  const Bank& bank = pc.banks[b];
-  const Direction direction = bank.hit_direction;
-  const int64_t clock =
-      std::max(std::max(floor, bank.column[direction]),
-               std::max(pc.column_from[direction], pc.group_column_from[GroupOf(b)][direction]));
-  choice->Consider(Kind::kColumn, b, clock, bank.hit_order);
+/// Of `banks` the one whose command could be issued first, by `clock_of`; of those the one with the
+/// oldest request. One number holds it all, so that no branch depends on what is compared: the time
+/// from now, the request's place in the order, and the bank.
+template <Hbm2Channel::Kind kKind, typename ClockOf>
+inline Hbm2Channel::Choice Hbm2Channel::Earliest(const PseudoChannel& pc, uint32_t banks,
+                                                 const ClockOf& clock_of) const {
+  constexpr int kOrderBits = 32;
+  constexpr uint64_t kNothing = ~uint64_t{0};
+  const int64_t now = clock_;
+  const int64_t oldest = next_order_ - (int64_t{1} << (kOrderBits - 5));
+  uint64_t best = kNothing;
+  ForEachBank(banks, [&](int b) {
+    const Bank& bank = pc.banks[b];
+    const int64_t order = kKind == Kind::kColumn ? bank.hit_order : bank.oldest_order;
+    const auto clock = static_cast<uint64_t>(clock_of(bank, GroupOf(b)) - now);
+    const auto place = static_cast<uint64_t>((order - oldest) * kHbm2Banks + b);
+    best = std::min(best, (clock << kOrderBits) + place);
+  });
+  if (best == kNothing) return {};
+  const auto b = static_cast<int16_t>(best % kHbm2Banks);
+  return {.clock = now + static_cast<int64_t>(best >> kOrderBits),
+          .order = kKind == Kind::kColumn ? pc.banks[b].hit_order : pc.banks[b].oldest_order,
+          .kind = kKind,
+          .bank = b};
 }
 
-/// `floor` is of the second clock, and holds for all activations.
-inline void Hbm2Channel::ConsiderActivate(const PseudoChannel& pc, int b, int64_t floor,
-                                          Choice* choice) const {
-  const Bank& bank = pc.banks[b];
-  const int64_t second =
-      std::max(std::max(floor, bank.activation), pc.group_activate_from[GroupOf(b)]);
-  choice->Consider(Kind::kActivate, b, second - (timing_.activation_cycles - 1), bank.oldest_order);
+Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, uint32_t banks,
+                                            int64_t floor) const {
+  return Earliest<Kind::kColumn>(pc, banks, [&](const Bank& bank, unsigned group) {
+    const Direction direction = bank.hit_direction;
+    return std::max(std::max(floor, bank.column[direction]),
+                    std::max(pc.column_from[direction], pc.group_column_from[group][direction]));
+  });
 }
 
-inline void Hbm2Channel::ConsiderPrecharge(const PseudoChannel& pc, int b, int64_t floor,
-                                           Choice* choice) {
-  const Bank& bank = pc.banks[b];
-  choice->Consider(Kind::kPrecharge, b, std::max(floor, bank.precharge), bank.oldest_order);
+Hbm2Channel::Choice Hbm2Channel::NextActivate(const PseudoChannel& pc, uint32_t banks,
+                                              int64_t floor) const {
+  const int64_t first = timing_.activation_cycles - 1;
+  floor = std::max(floor + first, pc.activate_from);
+  return Earliest<Kind::kActivate>(pc, banks, [&](const Bank& bank, unsigned group) {
+    return std::max(std::max(floor, bank.activation), pc.group_activate_from[group]) - first;
+  });
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) {
-  Choice choice;
+Hbm2Channel::Choice Hbm2Channel::NextPrecharge(const PseudoChannel& pc, uint32_t banks,
+                                               int64_t floor) const {
+  return Earliest<Kind::kPrecharge>(
+      pc, banks, [&](const Bank& bank, unsigned) { return std::max(floor, bank.precharge); });
+}
+
+Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
   uint32_t banks = pc.hits & ~pc.blocked;
   if (pc.urgent_bank != kNone && (pc.blocked & Bit(pc.urgent_bank)) == 0) {
     // Its oldest request goes next, or nothing holds its row up any longer.
     const Bank& bank = pc.banks[pc.urgent_bank];
     banks = bank.hit == bank.oldest ? Bit(pc.urgent_bank) : banks & ~Bit(pc.urgent_bank);
   }
-  ForEachBank(banks, [&](int b) { ConsiderColumn(pc, b, floor, &choice); });
-  return choice;
+  return NextColumn(pc, banks, floor);
 }
 
 Hbm2Channel::Choice Hbm2Channel::NextActivate(const PseudoChannel& pc, int64_t floor) const {
-  Choice choice;
-  floor = std::max(floor + timing_.activation_cycles - 1, pc.activate_from);
-  ForEachBank(pc.closed & ~pc.blocked, [&](int b) { ConsiderActivate(pc, b, floor, &choice); });
-  return choice;
+  return NextActivate(pc, pc.closed & ~pc.blocked, floor);
 }
 
 Hbm2Channel::Choice Hbm2Channel::NextPrecharge(const PseudoChannel& pc, int64_t floor) const {
-  Choice choice = pc.refreshing ? NextRefresh(pc, floor) : Choice{};
   uint32_t banks = pc.conflicting & ~pc.blocked;
   if (pc.urgent_bank != kNone) {
     // A row with requests waiting is closed only when the bank's oldest is out of patience.
     const Bank& bank = pc.banks[pc.urgent_bank];
     if (bank.hit != bank.oldest) banks |= pc.hits & ~pc.blocked & Bit(pc.urgent_bank);
   }
-  ForEachBank(banks, [&](int b) { ConsiderPrecharge(pc, b, floor, &choice); });
+  Choice choice = NextPrecharge(pc, banks, floor);
+  if (pc.refreshing) choice.Offer(NextRefresh(pc, floor));
   return choice;
 }
 
@@ -213,11 +232,10 @@ Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t fl
 void Hbm2Channel::ChooseRow(int64_t floor) {
   row_ = {};
   for (PseudoChannel& pc : pcs_) {
-    if (!pc.activate.Postpone(floor)) pc.activate = NextActivate(pc, floor);
-    if (!pc.precharge.Postpone(floor)) pc.precharge = NextPrecharge(pc, floor);
-    for (const Choice& choice : {pc.activate, pc.precharge}) {
-      if (choice.Before(row_)) row_ = choice, row_pc_ = pc.index;
-    }
+    if (pc.activate.clock < floor) pc.activate = NextActivate(pc, floor);
+    if (pc.precharge.clock < floor) pc.precharge = NextPrecharge(pc, floor);
+    const Choice& choice = pc.precharge.Before(pc.activate) ? pc.precharge : pc.activate;
+    if (choice.Before(row_)) row_ = choice, row_pc_ = pc.index;
   }
 }
 
@@ -226,19 +244,16 @@ void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
   const uint32_t bit = Bit(b);
   if (pc.urgent_bank != kNone) {
     MakeStale(pc);
-  } else if ((pc.blocked & bit) != 0) {
     return;
-  } else if ((pc.hits & bit) != 0) {
-    if (!pc.column.stale()) ConsiderColumn(pc, b, ColumnFloor(), &pc.column);
-  } else if ((pc.closed & bit) != 0) {
+  }
+  if ((pc.hits & ~pc.blocked & bit) != 0) {
+    pc.column.Offer(NextColumn(pc, bit, ColumnFloor()));
+  } else if ((pc.closed & ~pc.blocked & bit) != 0) {
     row_.MakeStale();
-    if (!pc.activate.stale()) {
-      const int64_t floor = std::max(RowFloor() + timing_.activation_cycles - 1, pc.activate_from);
-      ConsiderActivate(pc, b, floor, &pc.activate);
-    }
-  } else if ((pc.conflicting & bit) != 0) {
+    pc.activate.Offer(NextActivate(pc, bit, RowFloor()));
+  } else if ((pc.conflicting & ~pc.blocked & bit) != 0) {
     row_.MakeStale();
-    if (!pc.precharge.stale()) ConsiderPrecharge(pc, b, RowFloor(), &pc.precharge);
+    pc.precharge.Offer(NextPrecharge(pc, bit, RowFloor()));
   }
 }
 
@@ -247,8 +262,8 @@ void Hbm2Channel::Run(int64_t until) {
   PseudoChannel& second = pcs_[1];
   for (;;) {
     const int64_t column_floor = ColumnFloor();
-    if (!first.column.Postpone(column_floor)) first.column = NextColumn(first, column_floor);
-    if (!second.column.Postpone(column_floor)) second.column = NextColumn(second, column_floor);
+    if (first.column.clock < column_floor) first.column = NextColumn(first, column_floor);
+    if (second.column.clock < column_floor) second.column = NextColumn(second, column_floor);
     if (const int64_t row_floor = RowFloor(); row_.clock < row_floor) ChooseRow(row_floor);
     PseudoChannel& pc = second.column.Before(first.column) ? second : first;
     const int64_t step = std::min(std::min(pc.column.clock, row_.clock), deadline_);

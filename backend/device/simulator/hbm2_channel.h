@@ -99,38 +99,19 @@ class Hbm2Channel {
 
   enum class Kind : uint8_t { kColumn, kActivate, kPrecharge, kPrechargeAll, kRefresh };
   /// Of commands of one sort the one to issue next: the earliest, and of those the one for the
-  /// oldest request. It stands while time goes on, until `overtaken`, when a later one for an older
-  /// request may have become possible too.
+  /// oldest request. It stands as long as its bus is free when it is to be issued.
   struct Choice {
     int64_t clock = kNever;
     int64_t order = 0;  // Of the request that it serves.
-    int64_t overtaken = kNever;
     Kind kind = Kind::kColumn;
     int16_t bank = 0;
 
     bool Before(const Choice& other) const {
       return clock < other.clock || (clock == other.clock && order < other.order);
     }
-    bool stale() const { return overtaken < 0; }
-    void MakeStale() { clock = overtaken = -1; }
-    /// Another one is possible as well.
-    void Consider(Kind other_kind, int other_bank, int64_t other_clock, int64_t other_order) {
-      if (other_clock < clock || (other_clock == clock && other_order < order)) {
-        if (order < other_order) overtaken = clock;
-        clock = other_clock;
-        order = other_order;
-        kind = other_kind;
-        bank = static_cast<int16_t>(other_bank);
-      } else if (other_order < order) {
-        overtaken = std::min(overtaken, other_clock);
-      }
-    }
-    /// The bus is taken before `clock`. False: it has to be chosen anew.
-    bool Postpone(int64_t floor) {
-      if (clock >= floor) return true;
-      if (overtaken <= floor) return false;
-      clock = floor;
-      return true;
+    void MakeStale() { clock = -1; }
+    void Offer(const Choice& other) {
+      if (other.Before(*this)) *this = other;  // Never, where this is stale.
     }
   };
 
@@ -172,10 +153,12 @@ class Hbm2Channel {
 
   int64_t ColumnFloor() const { return std::max(clock_, column_bus_); }
   int64_t RowFloor() const { return std::max(clock_, row_bus_); }
-  static void ConsiderColumn(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice);
-  void ConsiderActivate(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice) const;
-  static void ConsiderPrecharge(const PseudoChannel& pc, int bank, int64_t floor, Choice* choice);
-  static Choice NextColumn(const PseudoChannel& pc, int64_t floor);
+  template <Kind kKind, typename ClockOf>
+  Choice Earliest(const PseudoChannel& pc, uint32_t banks, const ClockOf& clock_of) const;
+  Choice NextColumn(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
+  Choice NextActivate(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
+  Choice NextPrecharge(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
+  Choice NextColumn(const PseudoChannel& pc, int64_t floor) const;
   Choice NextActivate(const PseudoChannel& pc, int64_t floor) const;
   Choice NextPrecharge(const PseudoChannel& pc, int64_t floor) const;
   Choice NextRefresh(const PseudoChannel& pc, int64_t floor) const;
