@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -53,8 +54,9 @@ class ChunkedMapper : public HeadMapper {
     }
     const double rows = static_cast<double>(machine_.rows);
     const double room = machine_.buffer_bytes / machine_.word_bytes - per_chunk;
-    const int64_t most = std::min<int64_t>(
-        query_tiles(), room > 0 ? static_cast<int64_t>(room / (per_query * rows)) : 0);
+    const double most_tiles = std::floor(room / std::max(1.0, per_query * rows));
+    const auto most =
+        static_cast<int64_t>(std::clamp(most_tiles, 0.0, static_cast<double>(query_tiles())));
     if (most < 1) return DoesNotFit((per_chunk + per_query * rows) * machine_.word_bytes);
     int64_t factor = most;
     while (query_tiles() % factor != 0) --factor;
