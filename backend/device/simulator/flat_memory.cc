@@ -50,7 +50,7 @@ class FlatMemory final : public Dram {
     // Reckoned from the start of the busy time, so that fractions of picoseconds don't add up.
     ++bursts_;
     const double busy = static_cast<double>(bursts_) * burst_ / rate_ * 1e12;
-    free_ps_ = busy_from_ps_ + static_cast<int64_t>(std::ceil(busy));
+    free_ps_ = busy_from_ps_ + std::llround(busy);
     waiting_.push_back({.tag = request.tag, .time_ps = free_ps_ + latency_ps_});
     request.write ? counts_.set_writes(counts_.writes() + 1)
                   : counts_.set_reads(counts_.reads() + 1);
