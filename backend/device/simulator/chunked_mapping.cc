@@ -14,7 +14,16 @@ using Loop = TilePipeline::Loop;
 // One chunk of keys for as many queries as there is room for, then the next chunk for the same.
 class ChunkedMapper : public HeadMapper {
  public:
-  using HeadMapper::HeadMapper;
+  ChunkedMapper(const SpatialMachine& machine, const AttentionSize& size)
+      : HeadMapper(machine, size), of_chunks_(einsums_.size()) {
+    for (size_t i = 0; i < einsums_.size(); ++i) {
+      of_chunks_[i] = einsums_[i].Iterates("m1");
+      for (const TensorUse& use : einsums_[i].inputs) {
+        const int maker = machine.cascade.MakerOf(use.tensor);
+        if (maker >= 0 && of_chunks_[maker]) of_chunks_[i] = true;
+      }
+    }
+  }
 
   absl::StatusOr<HeadWork> Map() {
     THRESHER_RETURN_IF_ERROR(ChooseBlock());
@@ -40,16 +49,15 @@ class ChunkedMapper : public HeadMapper {
     double per_chunk = 0;  // Words.
     double per_query = 0;
     double inputs_per_query = 0;
-    const std::map<std::string, TensorUse> inputs = Inputs();
     for (const auto& [tensor, words] : machine_.cascade.LiveWords(
              "m", {{"m0", machine_.columns}, {"e", size_.head_dim}, {"f", size_.head_dim}})) {
       if (!machine_.InBuffer(tensor)) continue;
-      const auto input = inputs.find(tensor);
-      if (input != inputs.end() && HasKeys(input->second)) {
+      const auto input = inputs_.find(tensor);
+      if (input != inputs_.end() && HasKeys(input->second)) {
         per_chunk += static_cast<double>(words);
       } else {
         per_query += static_cast<double>(words);
-        if (input != inputs.end()) inputs_per_query += static_cast<double>(words);
+        if (input != inputs_.end()) inputs_per_query += static_cast<double>(words);
       }
     }
     const double rows = static_cast<double>(machine_.rows);
@@ -113,14 +121,14 @@ class ChunkedMapper : public HeadMapper {
     Loop tile;
     tile.ticks.assign(machine_.program.steps.size(), 0);
     double words = 0;
-    for (const auto& [name, use] : Inputs()) {
+    for (const auto& [name, use] : inputs_) {
       if (HasKeys(use) ? load_keys : first) words += extents.Points(use.ranks);
     }
     if (last) words += extents.Points(einsums_.back().output.ranks);
     tile.ticks[0] = machine_.MemoryTicks(words * machine_.word_bytes);
     for (size_t i = 0; i < einsums_.size(); ++i) {
-      // What has no chunks is made once, after the last.
-      if (!last && !einsums_[i].Iterates("m1")) continue;
+      // What has no chunks is made once: before the first, or after the last of what it is made of.
+      if (!einsums_[i].Iterates("m1") && !(of_chunks_[i] ? last : first)) continue;
       tile.ticks[machine_.steps[i]] =
           CyclesOf(machine_, i, extents, Stationary::kOutput) * SpatialMachine::kTicksPerCycle;
     }
@@ -129,7 +137,7 @@ class ChunkedMapper : public HeadMapper {
 
   void CountMovement() {
     const Extents head = TileExtents(size_.queries, size_.keys);
-    for (const auto& [name, use] : Inputs()) {
+    for (const auto& [name, use] : inputs_) {
       const bool keys = HasKeys(use);
       const double words = head.Points(use.ranks) * static_cast<double>(keys ? blocks_ : 1);
       Memory(words, keys);
@@ -176,6 +184,7 @@ class ChunkedMapper : public HeadMapper {
     }
   }
 
+  std::vector<bool> of_chunks_;  // Whether an Einsum needs what is made of chunks.
   int64_t tiles_per_block_ = 1;
   int64_t blocks_ = 1;
 };

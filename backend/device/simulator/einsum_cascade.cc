@@ -166,9 +166,7 @@ absl::StatusOr<EinsumCascade> EinsumCascade::Create(std::vector<Einsum> einsums)
                                  einsum.output.tensor, input.tensor, rank);
         }
       }
-      // Of a running tensor, what was there before the chunk is always there.
-      const bool before = made.next && !input.next && input.Has(made.ranks.front());
-      if (maker >= i && !before) {
+      if (maker >= i && !cascade.IsBefore(input)) {
         return InvalidArgument("'{}' reads {} before it is made", einsum.output.tensor,
                                input.tensor);
       }
@@ -194,6 +192,13 @@ int EinsumCascade::MakerOf(std::string_view tensor) const {
     if (einsums_[i].output.tensor == tensor) return static_cast<int>(i);
   }
   return -1;
+}
+
+bool EinsumCascade::IsBefore(const TensorUse& use) const {
+  const int maker = MakerOf(use.tensor);
+  if (maker < 0 || use.next) return false;
+  const TensorUse& made = einsums_[maker].output;
+  return made.next && use.Has(made.ranks.front());
 }
 
 std::string EinsumCascade::Outermost(std::string_view rank) const {

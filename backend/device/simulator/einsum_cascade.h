@@ -56,6 +56,9 @@ class EinsumCascade {
   /// Index of the Einsum that makes the tensor; -1 for the cascade's inputs.
   int MakerOf(std::string_view tensor) const;
 
+  /// Whether it is a running tensor's value from before the chunk, not from after it or the last.
+  bool IsBefore(const TensorUse& use) const;
+
   /// The outermost partition of a rank: "m1" of "m" where there are m1 and m0, otherwise itself.
   std::string Outermost(std::string_view rank) const;
 

@@ -27,8 +27,6 @@ class HeadMapper {
   int64_t query_tiles() const { return CeilDiv(size_.queries, machine_.rows); }
   int64_t key_tiles() const { return CeilDiv(size_.keys, machine_.columns); }
   Extents HeadExtents() const;
-  // The cascade's inputs by name, as one of the Einsums reads them.
-  std::map<std::string, TensorUse> Inputs() const;
 
   void Read(double words) { work_.buffer_reads += words / machine_.buffer_row_words; }
   void Write(double words) { work_.buffer_writes += words / machine_.buffer_row_words; }
@@ -40,6 +38,7 @@ class HeadMapper {
   const SpatialMachine& machine_;
   const AttentionSize size_;
   const std::vector<Einsum>& einsums_;
+  std::map<std::string, TensorUse> inputs_;  // Of the cascade, as one of the Einsums reads them.
   HeadWork work_;
 };
 

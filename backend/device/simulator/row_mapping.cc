@@ -86,7 +86,7 @@ class RowMapper : public HeadMapper {
   absl::Status ChooseSpill() {
     const double vector = static_cast<double>(size_.head_dim) * machine_.word_bytes;
     double tiles = 0;
-    for (const auto& [name, use] : Inputs()) {
+    for (const auto& [name, use] : inputs_) {
       const bool keys = HasKeys(use);
       const int64_t rows = OnChip(name) ? (keys ? size_.keys : placement_.rows)
                                         : (keys ? machine_.columns : machine_.rows);

@@ -21,8 +21,7 @@ bool IsEnergy(double picojoules) {
   return std::isfinite(picojoules) && picojoules >= 0 && picojoules <= 1e12;
 }
 
-absl::Status CheckUnits(const v1::Preset& preset) {
-  const v1::SpatialSpec& spec = preset.spatial();
+absl::Status CheckUnits(const v1::SpatialSpec& spec) {
   if (!IsPositive(spec.clock_hz(), 1e12)) {
     return InvalidArgument("clock_hz: {} is not a clock", spec.clock_hz());
   }
@@ -234,16 +233,6 @@ absl::Status CheckMapping(const SpatialMachine& machine) {
   return absl::OkStatus();
 }
 
-// Which steps an Einsum waits for: those that make its inputs, and the memory.
-std::vector<int> InputsOf(const SpatialMachine& machine, size_t einsum) {
-  std::vector<int> inputs;
-  for (const TensorUse& use : machine.cascade.einsums()[einsum].inputs) {
-    const int maker = machine.cascade.MakerOf(use.tensor);
-    inputs.push_back(maker < 0 ? 0 : machine.steps[maker]);
-  }
-  return inputs;
-}
-
 TilePipeline::Step MemoryStep() {
   return {.name = "memory", .unit = SpatialMachine::kMemory, .ahead = true};
 }
@@ -257,6 +246,7 @@ absl::Status AddStages(SpatialMachine* machine) {
   steps.push_back(MemoryStep());
   machine->steps.assign(machine->einsums.size(), -1);
   std::vector<int> einsum_of = {-1};
+  std::vector<std::vector<int>> steps_of_tile(1);
   for (int s = 0; s < machine->spec.stages_size(); ++s) {
     const v1::Stage& stage = machine->spec.stages(s);
     if (stage.stall_cycles() < 0 || stage.stall_cycles() > 1'000'000) {
@@ -293,20 +283,20 @@ absl::Status AddStages(SpatialMachine* machine) {
     }
   }
   for (size_t step = 1; step < steps.size(); ++step) {
-    const Einsum& einsum = machine->cascade.einsums()[einsum_of[step]];
-    steps[step].inputs = InputsOf(*machine, static_cast<size_t>(einsum_of[step]));
-    for (const TensorUse& use : einsum.inputs) {
+    std::vector<int> of_tile;  // What it waits for that is of the same tile.
+    for (const TensorUse& use : machine->cascade.einsums()[einsum_of[step]].inputs) {
       const int maker = machine->cascade.MakerOf(use.tensor);
-      if (maker < 0) continue;
-      const TensorUse& made = machine->cascade.einsums()[maker].output;
-      // The running value from before this chunk is no reason to wait for the tile.
-      if (made.next && !use.next && use.Has(made.ranks.front())) continue;
-      const int made_by = machine->steps[maker];
-      if (made_by > static_cast<int>(step) || steps[made_by].behind) steps[step].behind = true;
+      steps[step].inputs.push_back(maker < 0 ? 0 : machine->steps[maker]);
+      // A running value from before this chunk was made with the tile before.
+      if (maker >= 0 && !machine->cascade.IsBefore(use)) of_tile.push_back(machine->steps[maker]);
     }
+    for (const int input : of_tile) {
+      steps[step].behind |= input > static_cast<int>(step) || steps[input].behind;
+    }
+    steps_of_tile.push_back(std::move(of_tile));
   }
   for (size_t step = 1; step < steps.size(); ++step) {
-    for (const int input : steps[step].inputs) {
+    for (const int input : steps_of_tile[step]) {
       if (steps[step].behind && steps[input].behind && input > static_cast<int>(step)) {
         return InvalidArgument("stages: '{}' would be two tiles behind: put it after '{}'",
                                steps[step].name, steps[input].name);
@@ -314,6 +304,54 @@ absl::Status AddStages(SpatialMachine* machine) {
     }
   }
   return absl::OkStatus();
+}
+
+// All but the memory.
+absl::StatusOr<SpatialMachine> ReadSpec(const v1::SpatialSpec& spec) {
+  THRESHER_RETURN_IF_ERROR(CheckUnits(spec));
+  SpatialMachine machine;
+  machine.spec = spec;
+  machine.clock_hz = spec.clock_hz();
+  machine.word_bytes = spec.word_bits() / 8.0;
+  machine.rows = spec.array_2d().rows();
+  machine.columns = spec.array_2d().columns();
+  machine.lanes = spec.array_1d_units();
+  machine.buffer_bytes = static_cast<double>(spec.buffer().bytes());
+  machine.buffer_row_words = spec.buffer().row_bytes() / machine.word_bytes;
+  machine.buffer_read_picojoules = spec.buffer().read_picojoules();
+  machine.buffer_write_picojoules = spec.buffer().write_picojoules();
+  machine.mac_picojoules = spec.op_picojoules().at("mac");
+  if (!spec.norm_ops().empty()) {
+    const auto norm = ParseOperations(spec.norm_ops(), spec);
+    if (!norm.ok()) return Annotate(norm.status(), "norm_ops");
+    machine.norm_cycles = norm->count;
+    machine.norm_picojoules = norm->picojoules;
+  }
+  if (spec.einsums_size() > kMostEinsums) {
+    return InvalidArgument("einsums: {}, at most {}", spec.einsums_size(), kMostEinsums);
+  }
+  std::vector<Einsum> einsums;
+  for (int i = 0; i < spec.einsums_size(); ++i) {
+    const std::string field = fmt::format("einsums[{}]", i);
+    auto einsum = ParseEinsum(spec.einsums(i).einsum());
+    if (!einsum.ok()) return Annotate(einsum.status(), field);
+    auto bound = Bind(spec.einsums(i), *einsum, spec);
+    if (!bound.ok()) return Annotate(bound.status(), field);
+    einsums.push_back(*std::move(einsum));
+    machine.einsums.push_back(*std::move(bound));
+  }
+  auto cascade = EinsumCascade::Create(std::move(einsums));
+  if (!cascade.ok()) return Annotate(cascade.status(), "einsums");
+  machine.cascade = *std::move(cascade);
+  THRESHER_RETURN_IF_ERROR(CheckAttention(machine.cascade));
+  THRESHER_RETURN_IF_ERROR(CheckMapping(machine));
+  machine.program.units = {"memory", "array_2d", "array_1d"};
+  if (!spec.has_unfused()) {
+    THRESHER_RETURN_IF_ERROR(AddStages(&machine));
+  } else if (spec.stages_size() > 0) {
+    return InvalidArgument("stages: an unfused run takes the Einsums one after the other");
+  }
+  return machine;
 }
 
 }  // namespace
@@ -353,64 +391,14 @@ TilePipeline::Program SpatialMachine::Phase(size_t first, size_t last) const {
 }
 
 absl::StatusOr<SpatialMachine> CreateSpatialMachine(const v1::Preset& preset) {
-  const std::string where = fmt::format("preset '{}': spatial", preset.name());
-  const auto checked = [&]() -> absl::StatusOr<SpatialMachine> {
-    const v1::SpatialSpec& spec = preset.spatial();
-    THRESHER_RETURN_IF_ERROR(CheckUnits(preset));
-    SpatialMachine machine;
-    machine.name = preset.name();
-    machine.spec = spec;
-    machine.clock_hz = spec.clock_hz();
-    machine.word_bytes = spec.word_bits() / 8.0;
-    machine.rows = spec.array_2d().rows();
-    machine.columns = spec.array_2d().columns();
-    machine.lanes = spec.array_1d_units();
-    machine.buffer_bytes = static_cast<double>(spec.buffer().bytes());
-    machine.buffer_row_words = spec.buffer().row_bytes() / machine.word_bytes;
-    machine.buffer_read_picojoules = spec.buffer().read_picojoules();
-    machine.buffer_write_picojoules = spec.buffer().write_picojoules();
-    machine.mac_picojoules = spec.op_picojoules().at("mac");
-    if (!spec.norm_ops().empty()) {
-      auto norm = ParseOperations(spec.norm_ops(), spec);
-      if (!norm.ok()) return Annotate(norm.status(), "norm_ops");
-      machine.norm_cycles = norm->count;
-      machine.norm_picojoules = norm->picojoules;
-    }
-    if (spec.einsums_size() > kMostEinsums) {
-      return InvalidArgument("einsums: {}, at most {}", spec.einsums_size(), kMostEinsums);
-    }
-    std::vector<Einsum> einsums;
-    for (int i = 0; i < spec.einsums_size(); ++i) {
-      const std::string field = fmt::format("einsums[{}]", i);
-      auto einsum = ParseEinsum(spec.einsums(i).einsum());
-      if (!einsum.ok()) return Annotate(einsum.status(), field);
-      auto bound = Bind(spec.einsums(i), *einsum, spec);
-      if (!bound.ok()) return Annotate(bound.status(), field);
-      einsums.push_back(*std::move(einsum));
-      machine.einsums.push_back(*std::move(bound));
-    }
-    auto cascade = EinsumCascade::Create(std::move(einsums));
-    if (!cascade.ok()) return Annotate(cascade.status(), "einsums");
-    machine.cascade = *std::move(cascade);
-    THRESHER_RETURN_IF_ERROR(CheckAttention(machine.cascade));
-    THRESHER_RETURN_IF_ERROR(CheckMapping(machine));
-    machine.program.units = {"memory", "array_2d", "array_1d"};
-    if (spec.has_unfused()) {
-      if (spec.stages_size() > 0) {
-        return InvalidArgument("stages: an unfused run takes the Einsums one after the other");
-      }
-    } else {
-      THRESHER_RETURN_IF_ERROR(AddStages(&machine));
-    }
-    return machine;
-  }();
-  if (!checked.ok()) return Annotate(checked.status(), where);
-  if (const absl::Status memory = CheckMemory(preset.dram()); !memory.ok()) {
-    return Annotate(memory, fmt::format("preset '{}'", preset.name()));
-  }
-  SpatialMachine machine = *checked;
-  machine.memory_bytes_per_second = preset.dram().flat().bytes_per_second();
-  machine.memory_picojoules_per_byte = preset.dram().flat().picojoules_per_bit() * 8;
+  const std::string where = fmt::format("preset '{}'", preset.name());
+  auto machine = ReadSpec(preset.spatial());
+  if (!machine.ok()) return Annotate(machine.status(), where + ": spatial");
+  const absl::Status memory = CheckMemory(preset.dram());
+  if (!memory.ok()) return Annotate(memory, where);
+  machine->name = preset.name();
+  machine->memory_bytes_per_second = preset.dram().flat().bytes_per_second();
+  machine->memory_picojoules_per_byte = preset.dram().flat().picojoules_per_bit() * 8;
   return machine;
 }
 

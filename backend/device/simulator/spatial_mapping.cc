@@ -15,6 +15,9 @@ HeadMapper::HeadMapper(const SpatialMachine& machine, const AttentionSize& size)
     if (einsums_[i].Iterates("m0")) {
       work_.points[i] *= static_cast<double>(size.keys) / static_cast<double>(head.m1 * head.m0);
     }
+    for (const TensorUse& use : einsums_[i].inputs) {
+      if (machine.IsInput(use.tensor)) inputs_.emplace(use.tensor, use);
+    }
   }
 }
 
@@ -25,16 +28,6 @@ Extents HeadMapper::HeadExtents() const {
           .m0 = machine_.columns,
           .e = size_.head_dim,
           .f = size_.head_dim};
-}
-
-std::map<std::string, TensorUse> HeadMapper::Inputs() const {
-  std::map<std::string, TensorUse> inputs;
-  for (const Einsum& einsum : einsums_) {
-    for (const TensorUse& use : einsum.inputs) {
-      if (machine_.IsInput(use.tensor)) inputs.emplace(use.tensor, use);
-    }
-  }
-  return inputs;
 }
 
 void HeadMapper::AddTime(const std::vector<TilePipeline::Step>& steps,

@@ -3,14 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
-#include <numeric>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "backend/device/simulator/presets.h"
 #include "backend/device/simulator/shapes.h"
 #include "backend/device/simulator/spatial_machine.h"
 #include "backend/tensor/status.h"
+#include "proto/text_format.h"
 
 namespace thresher {
 namespace {
@@ -447,6 +450,54 @@ TEST(Spatial, PresetsThatCannotWorkAreRefused) {
     EXPECT_THAT(Message(accelerator.status()),
                 AllOf(HasSubstr("preset '" + refused.preset), HasSubstr(refused.why)));
   }
+}
+
+// Presets with words and numbers changed at random: each is refused, or prices a layer, soon and
+// with numbers that can be.
+TEST(Spatial, RandomPresetsAreRefusedOrWork) {
+  const std::vector<std::string> numbers = {"0",   "-1",  "1",    "2",          "3",   "17",
+                                            "256", "1e9", "1e30", "2147483647", "nan", "inf"};
+  const std::vector<std::string> words = {"QK", "Q",  "V", "RM", "AV", "A",        "SN",
+                                          "m1", "m0", "p", "e",  "+1", "ARRAY_1D", "WEIGHT"};
+  std::mt19937 random(1);
+  const auto draw = [&](size_t count) { return static_cast<size_t>(random() % count); };
+  int parsed = 0;
+  int created = 0;
+  int priced = 0;
+  for (int round = 0; round < 1500; ++round) {
+    const EmbeddedText& file = kPresetFiles[draw(kPresetFiles.size())];
+    std::string text(file.content);
+    if (text.find("spatial {") == std::string::npos) continue;
+    for (size_t change = draw(3) + 1; change > 0; --change) {
+      const size_t at = draw(text.size());
+      const bool number = draw(2) == 0;
+      const char* kinds = number ? "0123456789." : "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+      const size_t begin = text.find_first_of(kinds, at);
+      if (begin == std::string::npos) continue;
+      const size_t end = std::min(text.find_first_not_of(kinds, begin), text.size());
+      const auto& list = number ? numbers : words;
+      text.replace(begin, end - begin, list[draw(list.size())]);
+    }
+    v1::Preset preset;
+    if (!ParseText(text, "preset", &preset).ok()) continue;
+    ++parsed;
+    const auto accelerator = CreateSpatial(preset);
+    if (!accelerator.ok()) continue;
+    ++created;
+    const auto charge = (*accelerator)->Run(DenseRecordOf(*ParseShape("t5-small"), 700, 2), {});
+    if (!charge.ok()) continue;
+    ++priced;
+    const v1::Simulation& total = charge->total;
+    for (const double value : {total.seconds(), total.dram_bytes(), total.energy_joules(),
+                               total.sram_bytes(), total.operations()}) {
+      ASSERT_TRUE(std::isfinite(value) && value > 0) << text;
+    }
+    ASSERT_GE(total.cycles(), 0) << text;
+    for (const auto& [cause, cycles] : total.stall_cycles()) ASSERT_GE(cycles, 0) << cause << text;
+  }
+  EXPECT_GT(parsed, 500);
+  EXPECT_GT(created, 250);
+  EXPECT_GT(priced, 150);
 }
 
 TEST(Spatial, ACascadeOfMorePassesIsNotChunked) {
