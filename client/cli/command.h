@@ -31,6 +31,7 @@ Command DefineGenerate(CLI::App& root);
 Command DefineEvaluate(CLI::App& root);
 Command DefineCalibrate(CLI::App& root);
 Command DefinePolicies(CLI::App& root);
+Command DefineSimulate(CLI::App& root);
 Command DefineModels(CLI::App& root);
 Command DefineHealth(CLI::App& root);
 

@@ -31,7 +31,7 @@ std::vector<Command> DefineCommands(CLI::App& root) {
   std::vector<Command> commands;
   for (Command (*define)(CLI::App&) :
        {&DefineClassify, &DefineEmbed, &DefineTokenClassify, &DefineAnswer, &DefineTokenize,
-        &DefineGenerate, &DefineEvaluate, &DefineCalibrate, &DefinePolicies, &DefineModels,
+        &DefineGenerate, &DefineEvaluate, &DefineCalibrate, &DefineSimulate, &DefinePolicies, &DefineModels,
         &DefineHealth}) {
     commands.push_back(define(root));
   }

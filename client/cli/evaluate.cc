@@ -18,6 +18,7 @@
 #include "client/cli/evaluate_text.h"
 #include "client/cli/evaluation_flags.h"
 #include "client/cli/evaluation_format.h"
+#include "client/cli/gnuplot.h"
 #include "client/cli/plot.h"
 #include "client/cli/progress.h"
 #include "client/cli/server_flags.h"

@@ -1,26 +1,15 @@
 #include "client/cli/plot.h"
 
 #include <fmt/format.h>
-#include <sys/wait.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
+#include "client/cli/gnuplot.h"
 
 namespace thresher::cli {
 namespace {
-
-/// A string of gnuplot's that means just its characters; it knows no line end.
-std::string Quoted(std::string_view text) {
-  std::string out = "'";
-  for (const char c : text) {
-    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    if (c == '\'') out += '\'';
-  }
-  return out + "'";
-}
 
 double Metric(const Quality& quality) {
   return quality.accuracy ? 100 * *quality.accuracy : quality.spearman.value_or(0);
@@ -53,10 +42,6 @@ double AxisValue(const PolicyResult& result, std::string_view axis) {
 
 absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vector<Series>& series,
                                        const PlotOptions& options) {
-  const bool svg = options.path.ends_with(".svg");
-  if (!svg && !options.path.ends_with(".png")) {
-    return InvalidArgument("'{}': a plot's name ends in .svg or .png", options.path);
-  }
   // The drift's axis is logarithmic: it needs one that is not zero.
   bool drift = false;
   double low = Metric(dense.quality);
@@ -70,16 +55,7 @@ absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vec
   }
   const double margin = std::max(0.1 * (high - low), dense.quality.accuracy ? 0.5 : 0.005);
   const int height = drift ? 840 : 480;
-  // A fixed name keeps the ids inside an SVG, and so its bytes, the same.
-  std::string script = svg ? fmt::format(
-                                 "set terminal svg size 900,{} font 'sans-serif,14' "
-                                 "background rgb 'white' name 'quality' noenhanced\n",
-                                 height)
-                           : fmt::format(
-                                 "set terminal pngcairo size 900,{} font 'sans,11' "
-                                 "noenhanced\n",
-                                 height);
-  script += fmt::format("set output {}\n", Quoted(options.path));
+  THRESHER_ASSIGN_OR_RETURN(std::string script, PlotTerminal(options.path, 900, height));
   for (size_t i = 0; i < series.size(); ++i) {
     script += fmt::format("$series{} << EOD\n", i);
     std::vector<PolicyResult> points = series[i].points;
@@ -119,20 +95,6 @@ absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vec
   }
   script += "unset multiplot\nunset output\n";
   return script;
-}
-
-absl::Status Draw(const std::string& script) {
-  if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) {
-    return NotFound("gnuplot, which draws the curves, is not here: install gnuplot-nox");
-  }
-  FILE* gnuplot = popen("exec gnuplot", "w");
-  if (gnuplot == nullptr) return FailedPrecondition("gnuplot can't be started");
-  const bool written = std::fwrite(script.data(), 1, script.size(), gnuplot) == script.size();
-  const int status = pclose(gnuplot);
-  if (!written || status == -1 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return FailedPrecondition("gnuplot failed; what it said stands above");
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace thresher::cli

@@ -1,4 +1,4 @@
-// Curves of quality, drawn by gnuplot.
+// Curves of quality, drawn by gnuplot (gnuplot.h).
 #ifndef THRESHER_CLIENT_CLI_PLOT_H_
 #define THRESHER_CLIENT_CLI_PLOT_H_
 
@@ -6,7 +6,6 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/evaluation/sweep.h"
 
@@ -34,10 +33,6 @@ double AxisValue(const PolicyResult& result, std::string_view axis);
 /// the axis. INVALID_ARGUMENT for a path with another ending.
 absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vector<Series>& series,
                                        const PlotOptions& options);
-
-/// Runs gnuplot. NOT_FOUND, naming the package, if it is not installed; FAILED_PRECONDITION if it
-/// fails, after what it said on standard error.
-absl::Status Draw(const std::string& script);
 
 }  // namespace thresher::cli
 

@@ -1,5 +1,6 @@
 #include "backend/device/simulator/accelerator.h"
 
+#include "backend/device/simulator/fact.h"
 #include "backend/device/simulator/spatial.h"
 #include "backend/device/simulator/spatten.h"
 #include "backend/tensor/status.h"
@@ -11,7 +12,7 @@ absl::StatusOr<std::unique_ptr<Accelerator>> CreateAccelerator(const v1::Preset&
     case v1::Preset::kSpatten:
       return CreateSpAtten(preset);
     case v1::Preset::kFact:
-      break;
+      return CreateFact(preset);
     case v1::Preset::kSpatial:
       return CreateSpatial(preset);
     case v1::Preset::ACCELERATOR_NOT_SET:

@@ -38,6 +38,11 @@ class Accelerator {
   /// "dense" is always among them.
   virtual std::span<const std::string_view> policies() const = 0;
 
+  /// What it could do, if nothing ever waited: multiplications and additions of attention, and
+  /// bytes to and from its memory, in a second. 0: not known.
+  virtual double peak_operations() const { return 0.0; }
+  virtual double peak_bandwidth() const { return 0.0; }
+
   /// Forgets all state (open rows, refresh, queues): the clock starts at 0 again.
   virtual void Reset() = 0;
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <utility>
 
 #include "backend/tensor/status.h"
 #include "proto/text_format.h"
@@ -16,6 +17,10 @@ namespace {
 
 constexpr size_t kMostBytes = size_t{1} << 20;
 constexpr std::string_view kExtension = ".textproto";
+
+/// Short names of the usual variants.
+constexpr std::pair<std::string_view, std::string_view> kAliases[] = {{"fusemax", "fusemax-cloud"},
+                                                                      {"flat", "flat-cloud"}};
 
 bool IsFile(std::string_view name) {
   return name.find('/') != std::string_view::npos || name.ends_with(kExtension);
@@ -45,6 +50,9 @@ std::vector<std::string> PresetNames() {
 }
 
 absl::StatusOr<v1::Preset> FindPreset(std::string_view name_or_file) {
+  for (const auto& [alias, full] : kAliases) {
+    if (name_or_file == alias) name_or_file = full;
+  }
   const std::string name(name_or_file);
   std::string text;
   if (IsFile(name_or_file)) {
