@@ -65,6 +65,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_batch_tokens(4096);
   config.set_max_batch_sequences(256);
   config.set_max_queue(1024);
+  SetDuration(absl::ZeroDuration(), config.mutable_max_queue_delay());
   SetDuration(absl::ZeroDuration(), config.mutable_max_batch_delay());
   SetDuration(absl::Seconds(30), config.mutable_drain_timeout());
   SetDuration(absl::ZeroDuration(), config.mutable_lame_duck());
@@ -116,6 +117,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
                                          "be taken",
                                          config.max_inputs(), config.max_queue()));
   }
+  check.Duration("max_queue_delay", config.max_queue_delay());
   check.Duration("max_batch_delay", config.max_batch_delay());
   check.Duration("drain_timeout", config.drain_timeout());
   check.Duration("lame_duck", config.lame_duck());

@@ -56,6 +56,8 @@ constexpr std::array kSettings = {
     Setting{"kv_cache_bytes", "Generation", "SIZE",
             "Memory for the keys and values of all texts [a quarter of the memory there is]"},
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
+    Setting{"max_queue_delay", "Limits", "TIME",
+            "Refuse while what waits is expected to take longer than this; 0s: no bound"},
     Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
     Setting{"lame_duck", "Shutdown", "TIME",

@@ -20,16 +20,19 @@ class Stream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                      public TextReceiver,
                      public std::enable_shared_from_this<Stream> {
  public:
-  void Open(TextGeneration* generation, Inference* inference,
-            const grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes) {
+  void Open(TextGeneration* generation, Inference* inference, grpc::CallbackServerContext* context,
+            const grpc::ByteBuffer& bytes) {
     self_ = shared_from_this();
-    const TextGeneration::Context times = {Clock::Real()->Now(), Deadline(context)};
+    const TextGeneration::Context times = {Clock::Real()->Now(), Deadline(*context)};
     v1::GenerateRequest request;
     if (absl::Status status = ParseMessage(bytes, &request); !status.ok()) {
       return Refuse(inference->Refuse(Method::kGenerate, "", 1, status));
     }
     auto handle = generation->Generate(request, times, shared_from_this());
-    if (!handle.ok()) return Refuse(handle.status());
+    if (!handle.ok()) {
+      AddRetryHint(handle.status(), context);
+      return Refuse(handle.status());
+    }
     MutexLock lock(&mutex_);
     if (ended_) return;
     handle_ = *std::move(handle);
@@ -140,7 +143,7 @@ class Stream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamText(TextGeneration* generation,
                                                        Inference* inference,
-                                                       const grpc::CallbackServerContext& context,
+                                                       grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer& request) {
   auto stream = std::make_shared<Stream>();
   Stream* const reactor = stream.get();

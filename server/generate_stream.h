@@ -17,7 +17,7 @@ inline constexpr int kMaxUnsent = 64;
 /// Answers one call. Both must outlive it.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamText(TextGeneration* generation,
                                                        Inference* inference,
-                                                       const grpc::CallbackServerContext& context,
+                                                       grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer& request);
 
 }  // namespace thresher

@@ -64,8 +64,11 @@ class WhenCancelled {
 template <typename Request, typename Response>
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  UnaryCall(const grpc::CallbackServerContext& context, grpc::ByteBuffer* out)
-      : arrival_(Clock::Real()->Now()), deadline_(Deadline(context)), out_(out) {}
+  UnaryCall(grpc::CallbackServerContext* context, grpc::ByteBuffer* out)
+      : context_(context),
+        arrival_(Clock::Real()->Now()),
+        deadline_(Deadline(*context)),
+        out_(out) {}
 
   /// Reads request(); INVALID_ARGUMENT if it can't be.
   absl::Status Parse(const grpc::ByteBuffer& in) { return ParseMessage(in, &request_); }
@@ -79,6 +82,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   /// Answers with response(), or with the error. The object may be gone when this returns.
   void Finish(const absl::Status& status) {
+    AddRetryHint(status, context_);
     grpc::Status wire = ToGrpc(status);
     if (wire.ok()) wire = SerializeMessage(response_, out_);
     ServerUnaryReactor::Finish(wire);
@@ -95,6 +99,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 
  private:
+  grpc::CallbackServerContext* const context_;
   const absl::Time arrival_;
   const absl::Time deadline_;
   grpc::ByteBuffer* const out_;

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "backend/scheduler/retry_hint.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -37,6 +38,13 @@ std::string WireMessage(const absl::Status& status) {
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), WireMessage(status));
+}
+
+void AddRetryHint(const absl::Status& status, grpc::CallbackServerContext* context) {
+  const auto hint = RetryHint(status);
+  if (!hint) return;
+  context->AddTrailingMetadata("grpc-retry-pushback-ms",
+                               std::to_string(absl::ToInt64Milliseconds(*hint)));
 }
 
 v1::Status ToProto(const absl::Status& status) {

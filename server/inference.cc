@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backend/evaluation/quality.h"
+#include "backend/scheduler/retry_hint.h"
 #include "backend/tensor/status.h"
 #include "server/request_account.h"
 
@@ -405,8 +406,10 @@ absl::StatusOr<HeldInput> Inference::HoldInput(int64_t bytes) {
   const int64_t pending = pending_bytes_->fetch_add(bytes) + bytes;
   HeldInput held(nullptr, [total = pending_bytes_, bytes](const void*) { *total -= bytes; });
   if (pending > std::max(options_.max_pending_bytes, bytes)) {
-    return ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
-                             pending, options_.max_pending_bytes);
+    return WithRetryHint(
+        ResourceExhausted("the requests in hand hold {} bytes of input; at most {} may wait",
+                          pending, options_.max_pending_bytes),
+        absl::Milliseconds(100));
   }
   return held;
 }

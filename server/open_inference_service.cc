@@ -14,7 +14,7 @@ namespace {
 template <typename Request, typename Response, typename Answer>
 grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
                                 grpc::ByteBuffer* out, const Answer& answer) {
-  auto* call = new UnaryCall<Request, Response>(*context, out);
+  auto* call = new UnaryCall<Request, Response>(context, out);
   absl::Status status = call->Parse(*in);
   if (status.ok()) {
     absl::StatusOr<Response> response = answer(call->request());
@@ -93,7 +93,7 @@ OpenInferenceService::Reactor* OpenInferenceService::ModelStatistics(Context* co
 OpenInferenceService::Reactor* OpenInferenceService::ModelInfer(Context* context, const Bytes* in,
                                                                 Bytes* out) {
   using Call = UnaryCall<inference::ModelInferRequest, inference::ModelInferResponse>;
-  auto* call = new Call(*context, out);
+  auto* call = new Call(context, out);
   if (absl::Status status = call->Parse(*in); !status.ok()) {
     call->Finish(inference_->Refuse(Method::kModelInfer, "", 1, status));
     return call;
@@ -126,7 +126,7 @@ template <typename Request, typename Response, typename Work>
 OpenInferenceService::Reactor* OpenInferenceService::ChangeRepository(Context* context,
                                                                       const Bytes* in, Bytes* out,
                                                                       Work work) {
-  auto* call = new UnaryCall<Request, Response>(*context, out);
+  auto* call = new UnaryCall<Request, Response>(context, out);
   absl::Status status = call->Parse(*in);
   if (status.ok() && inference_->draining()) status = Unavailable("the server is draining");
   constexpr bool kLoads = std::is_same_v<Request, inference::RepositoryModelLoadRequest>;

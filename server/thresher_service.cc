@@ -148,7 +148,7 @@ absl::Status SetOptions(const v1::RequestOptions& options, InferenceRequest* wor
 template <typename Request, typename Response, typename Setup, typename Fill>
 Reactor* Serve(Inference* inference, Method method, Context* context, const Bytes* in, Bytes* out,
                Setup setup, Fill fill) {
-  auto* call = new UnaryCall<Request, Response>(*context, out);
+  auto* call = new UnaryCall<Request, Response>(context, out);
   const absl::Status refusal = [&] {
     if (absl::Status status = call->Parse(*in); !status.ok()) {
       return inference->Refuse(method, "", 1, status);
@@ -282,11 +282,11 @@ Reactor* ThresherService::Tokenize(Context* context, const Bytes* in, Bytes* out
 }
 
 grpc::ServerWriteReactor<Bytes>* ThresherService::Generate(Context* context, const Bytes* in) {
-  return StreamText(generation_, inference_, *context, *in);
+  return StreamText(generation_, inference_, context, *in);
 }
 
 Reactor* ThresherService::Score(Context* context, const Bytes* in, Bytes* out) {
-  auto* call = new UnaryCall<v1::ScoreRequest, v1::ScoreResponse>(*context, out);
+  auto* call = new UnaryCall<v1::ScoreRequest, v1::ScoreResponse>(context, out);
   if (absl::Status status = call->Parse(*in); !status.ok()) {
     call->Finish(inference_->Refuse(Method::kScore, "", 1, status));
     return call;

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "backend/scheduler/retry_hint.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 
@@ -17,6 +18,9 @@ namespace {
 // What a step costs at least, in dense-token equivalents: however few tokens are in it, all weights
 // are read once. Turns with other models' batches are by cost.
 constexpr int64_t kLeastStepCost = 64;
+
+// Nobody knows when a text ends: what a caller who finds the queue full is told to wait.
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 /// One text from Submit to OnEnd. But for the atomics only the executor's thread touches it once it
 /// was accepted.
@@ -227,8 +231,10 @@ absl::Status Generator::Impl::CheckRoomLocked(size_t texts) const {
   }
   const auto waiting = static_cast<size_t>(waiting_count_.load());
   if (waiting + texts > most) {
-    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
-                             waiting, most, texts);
+    return WithRetryHint(
+        ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted", waiting,
+                          most, texts),
+        kRetryAfter);
   }
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 
 #include "backend/scheduler/cost_model.h"
 #include "backend/scheduler/job_queue.h"
+#include "backend/scheduler/retry_hint.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 
@@ -121,6 +122,10 @@ class Scheduler::Impl {
   absl::Duration WaitAtLeast(const QueuedJob& job, const Lane& lane, absl::Time now) const;
   size_t Queued() const;
   absl::Status CheckRoomLocked(size_t jobs, absl::Time now);
+  /// What is queued is expected to take at least so long.
+  absl::Duration TimeToDrain(absl::Time now) const;
+  /// From one half to one, another each time: callers who are refused together come back apart.
+  double Spread();
   void TakeExpired(absl::Time now);
   void RefuseAll();
   /// When the lane, which has jobs, may form a batch.
@@ -155,6 +160,7 @@ class Scheduler::Impl {
   bool accepting_ = true;
   bool stopping_ = false;
   uint64_t arrivals_ = 0;
+  double spread_ = 0.0;           // Of the last retry hint.
   int64_t outstanding_ = 0;       // Accepted jobs whose `done` has not returned.
   int64_t virtual_time_ = 0;      // The `served` with which the latest batch was begun.
   Lane* running_lane_ = nullptr;  // Of the latest batch.
@@ -221,10 +227,36 @@ absl::Status Scheduler::Impl::CheckRoomLocked(size_t jobs, absl::Time now) {
   }
   TakeExpired(now);
   if (Queued() + jobs > room) {
-    return ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
-                             Queued(), room, jobs);
+    return WithRetryHint(
+        ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
+                          Queued(), room, jobs),
+        TimeToDrain(now) * Spread());
+  }
+  if (options_.max_queue_delay > absl::ZeroDuration()) {
+    const absl::Duration delay = TimeToDrain(now);
+    if (delay > options_.max_queue_delay) {
+      return WithRetryHint(ResourceExhausted("the queue holds {} of work, and {} is the most",
+                                             absl::FormatDuration(delay),
+                                             absl::FormatDuration(options_.max_queue_delay)),
+                           delay * Spread());
+    }
   }
   return absl::OkStatus();
+}
+
+absl::Duration Scheduler::Impl::TimeToDrain(absl::Time now) const {
+  absl::Duration time;
+  for (const auto& [engine, lane] : lanes_) {
+    if (!lane.queue.empty()) time += lane.model.AtLeast(lane.queue.cost(), now);
+  }
+  return time;
+}
+
+double Scheduler::Impl::Spread() {
+  constexpr double kGolden = 0.6180339887498949;
+  spread_ += kGolden;
+  if (spread_ >= 1.0) spread_ -= 1.0;
+  return 0.5 + 0.5 * spread_;
 }
 
 absl::Status Scheduler::Impl::CheckRoom(size_t jobs) {

@@ -6,7 +6,8 @@
 // wait that long (from the oldest arrival) for more, but not when the batch is full already, a
 // deadline is near, or no more may come.
 //
-// Honest overload. The queue is bounded and a full one refuses at once (RESOURCE_EXHAUSTED). A
+// Honest overload. The queue is bounded, in number and if wanted in time, and a full one refuses at
+// once (RESOURCE_EXHAUSTED, with a hint when to come again: retry_hint.h). A
 // deadline is DEADLINE_EXCEEDED without compute if it has passed, or if even an optimistic
 // prediction (cost_model.h) of the rest of the running batch, of what would run before the job, and
 // of the job itself misses it: at Submit, and again when a batch is formed. A cancelled job is
@@ -66,6 +67,9 @@ struct SchedulerOptions {
   int64_t max_batch_cost = 4096;  // In Engine::Cost units. A single larger job runs alone.
   int32_t max_batch_sequences = 256;
   int32_t max_queue = 1024;  // Jobs that wait, over all models.
+  /// Refuses while what waits is expected to take longer than this, whatever its number; 0: no
+  /// bound. It holds once enough batches have been seen to expect anything.
+  absl::Duration max_queue_delay = absl::ZeroDuration();
   absl::Duration max_batch_delay = absl::ZeroDuration();
   Clock* clock = Clock::Real();
 };

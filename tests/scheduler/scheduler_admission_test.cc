@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "backend/scheduler/retry_hint.h"
 #include "tests/scheduler/scheduler_fixture.h"
 
 namespace thresher {
@@ -32,6 +33,37 @@ TEST_F(SchedulerAdmissionTest, RefusesAtOnceWhatTheQueueHasNoRoomFor) {
   EXPECT_EQ(scheduler_->snapshot().queued, 3);
   EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1, 2, 5)));
   EXPECT_THAT(answers_.order(), ElementsAre(kPlug, 1, 2, 5));
+}
+
+TEST_F(SchedulerAdmissionTest, AFullQueueSaysWhenToComeAgain) {
+  options_.max_queue = 3;
+  StartTaughtAndPlugged();
+  for (int i = 1; i <= 3; ++i) ASSERT_TRUE(Submit(Make(i, 100)).ok());
+  // 300 ms of work wait: the hints are from half of that to all of it, and not all the same.
+  const auto first = RetryHint(Submit(Make(4, 1)));
+  const auto second = RetryHint(Submit(Make(5, 1)));
+  ASSERT_TRUE(first && second);
+  for (const absl::Duration hint : {*first, *second}) {
+    EXPECT_GE(hint, absl::Milliseconds(120));
+    EXPECT_LE(hint, absl::Milliseconds(300));
+  }
+  EXPECT_NE(*first, *second);
+  EXPECT_FALSE(RetryHint(absl::OkStatus()));
+  FinishTaught();
+}
+
+TEST_F(SchedulerAdmissionTest, RefusesWhileMoreWaitsThanTheDelayAllows) {
+  options_.max_queue_delay = absl::Milliseconds(150);
+  StartTaughtAndPlugged();
+  EXPECT_TRUE(Submit(Make(1, 100)).ok());
+  EXPECT_TRUE(Submit(Make(2, 100)).ok());  // 100 ms waited.
+  const absl::Status refused = Submit(Make(3, 1));
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("150ms is the most"));
+  EXPECT_TRUE(RetryHint(refused));
+  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kResourceExhausted);
+  FinishTaught();
+  EXPECT_TRUE(scheduler_->CheckRoom(1).ok());
 }
 
 TEST_F(SchedulerAdmissionTest, SaysThatACallIsLargerThanTheQueue) {

@@ -164,9 +164,15 @@ TEST_F(GrpcServerTest, AFullQueueRefusesAtOnce) {
   const auto waiting = StartClassify({"good", "bad"});
   AwaitQueued(2);
   v1::ClassifyResponse response;
-  const grpc::Status refused = Classify(ClassifyRequest({"good"}), &response);
+  grpc::ClientContext context;
+  const grpc::Status refused = thresher_->Classify(&context, ClassifyRequest({"good"}), &response);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_FALSE(refused.error_message().empty());
+  // And says when to come again, in the words that gRPC's own retries obey.
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto hint = trailers.find("grpc-retry-pushback-ms");
+  ASSERT_NE(hint, trailers.end());
+  EXPECT_GE(std::stoi(std::string(hint->second.data(), hint->second.size())), 10);
   Release();
   EXPECT_TRUE(waiting->status.get().ok());
   EXPECT_EQ(waiting->response.results(0).label(), "positive");
