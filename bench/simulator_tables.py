@@ -36,7 +36,7 @@ def simulate(thresher, preset, shape, tokens):
 
 
 def number(value):
-    return f"{value:.4g}" if value < 1e4 else f"{value:.4e}"
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
 def main():

@@ -43,6 +43,10 @@ class Spatial : public Accelerator {
       : machine_(std::move(machine)), phases_(PhasesOf(machine_)) {}
 
   std::span<const std::string_view> policies() const override { return kPolicies; }
+  double peak_operations() const override {
+    return 2.0 * static_cast<double>(machine_.rows * machine_.columns) * machine_.clock_hz;
+  }
+  double peak_bandwidth() const override { return machine_.memory_bytes_per_second; }
   void Reset() override { now_ps_ = 0; }
   absl::StatusOr<LayerCharge> Run(const LayerRecord& record, const RunScope& scope) override;
 

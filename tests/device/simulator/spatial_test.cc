@@ -107,6 +107,36 @@ TEST(Spatial, FuseMaxByHand) {
   EXPECT_EQ(total.softmax_rows(), 4);
 }
 
+TEST(Spatial, AnEinsumMoreByHand) {
+  // Queries are scaled first, on the 1D array: once for each, before the first chunk.
+  v1::Preset preset = MicroPreset("fusemax-cloud");
+  v1::SpatialSpec& spec = *preset.mutable_spatial();
+  spec.mutable_einsums(0)->set_einsum("QK[p,m1,m0] = QS[p,e] * K[m1,m0,e]");
+  spec.mutable_einsums(0)->clear_from_buffer();
+  spec.mutable_einsums(0)->add_from_buffer("QS");
+  spec.mutable_einsums(0)->add_from_buffer("K");
+  auto* scale = spec.add_einsums();
+  scale->set_einsum("QS[p,e] = Q[p,e] * scale");
+  scale->set_ops("mac");
+  scale->set_array(v1::ARRAY_1D);
+  scale->set_to_buffer(true);
+  auto* stage = spec.add_stages();
+  stage->add_array_1d("QS");
+  for (int i = spec.einsums_size() - 1; i > 0; --i) {
+    spec.mutable_einsums()->SwapElements(i, i - 1);
+  }
+  for (int i = spec.stages_size() - 1; i > 0; --i) spec.mutable_stages()->SwapElements(i, i - 1);
+  const v1::Simulation plain = ChargeMicro(MicroPreset("fusemax-cloud"));
+  const v1::Simulation total = ChargeMicro(preset);
+  // Two tiles of queries, two cycles each: scores wait for it.
+  EXPECT_EQ(total.cycles(), plain.cycles() + 2 * 2);
+  EXPECT_NEAR((total.energy_joules() - plain.energy_joules()) * 1e12, 4 * 2, 1e-9);
+  // Rows of the buffer: Q was filled for QK to read, and goes straight to the 1D array now; QS is
+  // written and read in its place.
+  EXPECT_DOUBLE_EQ(total.sram_bytes(), plain.sram_bytes());
+  EXPECT_DOUBLE_EQ(total.dram_bytes(), plain.dram_bytes());
+}
+
 TEST(Spatial, FuseMaxInLockstepByHand) {
   v1::Preset preset = MicroPreset("fusemax-architecture");
   preset.mutable_spatial()->mutable_stages(0)->set_stall_cycles(2);
