@@ -1,0 +1,221 @@
+#include "backend/device/simulator/fact.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "backend/device/simulator/dram.h"
+#include "backend/device/simulator/fact_check.h"
+#include "backend/device/simulator/fact_geometry.h"
+#include "backend/device/simulator/fact_linear.h"
+#include "backend/device/simulator/fact_pipeline.h"
+#include "backend/device/simulator/fetch_network.h"
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+constexpr std::array<std::string_view, 2> kPolicies = {"dense", "fact"};
+
+FetchNetwork::Options NetworkOptions(const v1::FactSpec& spec) {
+  return {.lanes = spec.fetch().lanes(),
+          .lane_queue = spec.fetch().lane_queue(),
+          .outstanding_per_channel = spec.fetch().outstanding_per_channel(),
+          .crossbar_cycles = spec.fetch().crossbar_cycles(),
+          .cycle_ps = 1e12 / spec.clock_hz()};
+}
+
+v1::DramCounts Since(const v1::DramCounts& before, const v1::DramCounts& after) {
+  v1::DramCounts since;
+  since.set_reads(after.reads() - before.reads());
+  since.set_writes(after.writes() - before.writes());
+  since.set_activations(after.activations() - before.activations());
+  since.set_precharges(after.precharges() - before.precharges());
+  since.set_refreshes(after.refreshes() - before.refreshes());
+  since.set_row_hits(after.row_hits() - before.row_hits());
+  since.set_row_misses(after.row_misses() - before.row_misses());
+  since.set_row_conflicts(after.row_conflicts() - before.row_conflicts());
+  for (int i = 0; i < after.requests_by_channel_size(); ++i) {
+    since.add_requests_by_channel(after.requests_by_channel(i) - before.requests_by_channel(i));
+  }
+  return since;
+}
+
+/// Pairs of a query and a key that a dense sequence has.
+double DensePairs(const SequenceRecord& sequence, bool causal) {
+  const double rows = sequence.dense_rows, keys = sequence.dense_keys;
+  return rows * keys - (causal ? rows * (rows - 1) / 2 : 0);
+}
+
+class Fact final : public Accelerator {
+ public:
+  Fact(const v1::Preset& preset, std::unique_ptr<Dram> dram)
+      : preset_(preset),
+        spec_(preset_.fact()),
+        dram_(std::move(dram)),
+        network_(NetworkOptions(spec_), dram_.get()) {}
+
+  std::span<const std::string_view> policies() const override { return kPolicies; }
+  double peak_operations() const override {
+    return 2.0 * static_cast<double>(FactGeometry(spec_).multipliers()) * spec_.clock_hz();
+  }
+  double peak_bandwidth() const override { return dram_->peak_bandwidth(); }
+
+  void Reset() override {
+    dram_->Reset();
+    network_.Reset();
+    now_ = 0;
+  }
+
+  absl::StatusOr<LayerCharge> Run(const LayerRecord& record, const RunScope& scope) override {
+    THRESHER_RETURN_IF_ERROR(Annotate(CheckFactRecord(record, spec_),
+                                      fmt::format("{}: layer {}", preset_.name(), record.layer)));
+    const v1::DramCounts counts_before = dram_->counts();
+    const double energy_before = dram_->energy();
+    const int64_t transactions_before = network_.transactions();
+    const int64_t begin = now_;
+
+    UnitClock array("array");
+    FactPipeline pipeline(spec_, record, !scope.attention_only, &network_, &array, scope.timeline);
+    THRESHER_ASSIGN_OR_RETURN(now_, pipeline.Run(now_));
+    FactLinear linear(spec_, &network_, &array, scope.timeline);
+    if (!scope.attention_only) {
+      for (const FactProduct& product : FactProducts(record, spec_)) {
+        THRESHER_ASSIGN_OR_RETURN(now_, linear.Run(product, record.layer, now_));
+      }
+    }
+
+    LayerCharge charge;
+    v1::Simulation& total = charge.total;
+    total.set_preset(preset_.name());
+    total.set_cycles(now_ - begin);
+    total.set_seconds(static_cast<double>(total.cycles()) / spec_.clock_hz());
+    total.set_dram_bytes(static_cast<double>(network_.transactions() - transactions_before) *
+                         dram_->burst_bytes());
+    *total.mutable_dram() = Since(counts_before, dram_->counts());
+    ChargeWork(record, pipeline, linear, dram_->energy() - energy_before, &charge);
+    ChargeUnits(pipeline, linear, array, &total);
+    ChargeDense(record, scope, &total);
+    return charge;
+  }
+
+ private:
+  void ChargeWork(const LayerRecord& record, const FactPipeline& pipeline, const FactLinear& linear,
+                  double dram_joules, LayerCharge* charge) const {
+    const v1::FactEnergy& energy = spec_.energy();
+    const double scale = energy.scale() * 1e-12;
+    const double product = (energy.multiply() + energy.add()) * scale;
+    const double low_product = (energy.multiply_low() + energy.add()) * scale;
+    const double linear_joules = static_cast<double>(linear.products()) * product +
+                                 static_cast<double>(linear.low_products()) * low_product;
+    v1::Simulation& total = charge->total;
+    auto& parts = *total.mutable_energy_by_part();
+    int64_t rows = 0, plain_bits = linear.plain_bits();
+    for (const SequenceRecord& sequence : record.sequences) rows += sequence.rows;
+    for (const FactWork& work : pipeline.work()) plain_bits += work.plain_bits;
+    const auto share_of = [](double part, double whole) { return whole > 0 ? part / whole : 0; };
+
+    for (size_t i = 0; i < record.sequences.size(); ++i) {
+      const FactWork& work = pipeline.work()[i];
+      // Of the linear layers, by rows.
+      const double share = share_of(record.sequences[i].rows, static_cast<double>(rows));
+      const double plain =
+          static_cast<double>(work.plain_bits) + share * static_cast<double>(linear.plain_bits());
+      const double sram_bytes =
+          (static_cast<double>(work.sram_bits) + share * static_cast<double>(linear.sram_bits())) /
+          8;
+      double joules = 0;
+      const auto add = [&](const char* part, double value) {
+        if (value == 0) return;
+        parts[part] += value;
+        joules += value;
+      };
+      add("prediction", (static_cast<double>(work.predict_adds) * energy.predict_add() +
+                         static_cast<double>(work.comparisons) * energy.comparison()) *
+                            scale);
+      add("generation", static_cast<double>(work.generation_products) * product);
+      add("attention", static_cast<double>(work.attention_products) * product);
+      add("softmax", static_cast<double>(work.softmax_elements) * energy.softmax_element() * scale);
+      add("linear", linear_joules * share);
+      add("sram", sram_bytes * energy.sram_byte() * scale);
+      add("dram", dram_joules * share_of(plain, static_cast<double>(plain_bits)));
+      charge->shares.push_back(joules);
+
+      total.set_energy_joules(total.energy_joules() + joules);
+      total.set_sram_bytes(total.sram_bytes() + sram_bytes);
+      total.set_kv_bytes(total.kv_bytes() + static_cast<double>(work.kv_bits) / 8);
+      total.set_operations(total.operations() + 2 * static_cast<double>(work.generation_products +
+                                                                        work.attention_products));
+      total.set_softmax_rows(total.softmax_rows() + work.softmax_rows);
+    }
+    total.set_dram_bytes_plain(static_cast<double>(plain_bits) / 8);
+    total.set_operations(total.operations() +
+                         2 * static_cast<double>(linear.products() + linear.low_products()));
+    // A layer that costs nothing is shared evenly.
+    for (double& share : charge->shares) {
+      share = total.energy_joules() > 0 ? share / total.energy_joules()
+                                        : 1.0 / static_cast<double>(charge->shares.size());
+    }
+  }
+
+  void ChargeUnits(const FactPipeline& pipeline, const FactLinear& linear, const UnitClock& array,
+                   v1::Simulation* total) const {
+    auto& busy = *total->mutable_busy_cycles();
+    auto& stalls = *total->mutable_stall_cycles();
+    const auto add = [&](const UnitClock& unit) {
+      busy[unit.name()] += static_cast<double>(unit.busy());
+      for (const auto& [cause, cycles] : unit.stalls()) {
+        if (cycles > 0) stalls[fmt::format("{}: {}", unit.name(), cause)] += cycles;
+      }
+    };
+    add(array);
+    add(pipeline.prediction());
+    const auto conflicts =
+        static_cast<double>(pipeline.conflict_cycles() + linear.conflict_cycles());
+    if (conflicts > 0) stalls["array: waits for banks"] += conflicts;
+    busy["array"] -= conflicts;
+    busy["softmax"] += static_cast<double>(pipeline.softmax_busy());
+    busy["dram"] = total->dram_bytes() / dram_->peak_bandwidth() * spec_.clock_hz();
+  }
+
+  void ChargeDense(const LayerRecord& record, const RunScope& scope, v1::Simulation* total) const {
+    const LayerShape& shape = record.shape;
+    const double dim = shape.head_dim, hidden = shape.hidden_size;
+    for (const SequenceRecord& sequence : record.sequences) {
+      const double elements = 2 * dim * shape.kv_heads * sequence.dense_keys;
+      auto* dense = total->mutable_kv_bytes_dense();
+      dense->set_fp32(dense->fp32() + elements * 4);
+      dense->set_fp16(dense->fp16() + elements * 2);
+      dense->set_int12(dense->int12() + elements * 1.5);
+      double operations = 4 * dim * shape.heads * DensePairs(sequence, shape.causal);
+      if (!scope.attention_only) {
+        operations += 2 * static_cast<double>(sequence.dense_rows) * hidden *
+                      (2 * dim * (shape.heads + shape.kv_heads) +
+                       static_cast<double>(shape.ffn_matrices) * shape.ffn_size);
+      }
+      total->set_operations_dense(total->operations_dense() + operations);
+    }
+  }
+
+  const v1::Preset preset_;
+  const v1::FactSpec& spec_;
+  std::unique_ptr<Dram> dram_;
+  FetchNetwork network_;
+  int64_t now_ = 0;  // In cycles: when the last layer ended.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Accelerator>> CreateFact(const v1::Preset& preset) {
+  const auto where = fmt::format("preset '{}'", preset.name());
+  if (!preset.has_fact()) return InvalidArgument("{}: fact: is missing", where);
+  THRESHER_RETURN_IF_ERROR(Annotate(CheckFactSpec(preset.fact()), where));
+  absl::StatusOr<std::unique_ptr<Dram>> dram = CreateDram(preset.dram());
+  if (!dram.ok()) return Annotate(dram.status(), where);
+  return std::make_unique<Fact>(preset, *std::move(dram));
+}
+
+}  // namespace thresher

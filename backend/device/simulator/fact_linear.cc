@@ -1,0 +1,186 @@
+#include "backend/device/simulator/fact_linear.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "backend/tensor/status.h"
+
+namespace thresher {
+namespace {
+
+constexpr uint64_t kWeights = uint64_t{5} << 40;
+constexpr uint64_t kActivations = uint64_t{6} << 40;
+constexpr uint64_t kResults = uint64_t{7} << 40;
+constexpr uint64_t kOutputCookie = ~uint64_t{0};
+constexpr std::string_view kWorks;
+constexpr std::string_view kWaitsForWeights = "waits for weights";
+constexpr std::string_view kWaitsForMemory = "waits for memory";
+
+int64_t Up(int64_t a, int64_t b) { return FactGeometry::Up(a, b); }
+
+/// Passes of `count` rows through the array. Which rows are of low precision nobody recorded: they
+/// are taken to lie in all banks alike.
+int64_t Beats(int64_t count, const v1::FactSpec& spec) {
+  const int64_t banks = spec.diagonal_storage() ? spec.activation_banks() : 1;
+  return std::max(Up(count, spec.array_rows()), Up(count, banks));
+}
+
+}  // namespace
+
+std::vector<FactProduct> FactProducts(const LayerRecord& record, const v1::FactSpec& spec) {
+  const LayerShape& shape = record.shape;
+  int64_t rows = 0, heads = 0;
+  std::vector<std::pair<int32_t, int64_t>> low;  // Width, count.
+  for (const SequenceRecord& sequence : record.sequences) {
+    rows += sequence.rows;
+    heads = std::max(heads, static_cast<int64_t>(sequence.heads.size()));
+    if (sequence.ffn_low_rows > 0) low.emplace_back(sequence.ffn_low_bits, sequence.ffn_low_rows);
+  }
+  std::ranges::sort(low);
+  const auto part = [&](int32_t bits, int64_t count) {
+    return FactProduct::Rows{.bits = bits, .count = count, .beats = Beats(count, spec)};
+  };
+  int64_t full = rows;
+  std::vector<FactProduct::Rows> mixed;
+  for (size_t i = 0; i < low.size();) {
+    int64_t count = 0;
+    const int32_t bits = low[i].first;
+    for (; i < low.size() && low[i].first == bits; ++i) count += low[i].second;
+    mixed.push_back(part(bits, count));
+    full -= count;
+  }
+  if (full > 0) mixed.push_back(part(spec.element_bits(), full));
+  const int64_t hidden = shape.hidden_size, ffn = shape.ffn_size;
+  return {{"output", heads * shape.head_dim, hidden, {part(spec.element_bits(), rows)}},
+          {"feed-forward 1", hidden, ffn * (shape.ffn_matrices - 1), mixed},
+          {"feed-forward 2", ffn, hidden, mixed}};
+}
+
+FetchPart FactLinear::Bytes(uint64_t address, int64_t bytes, bool write) const {
+  const auto burst = static_cast<uint64_t>(network_->burst_bytes());
+  FetchPart part;
+  part.base = address / burst * burst;
+  part.stride = burst;
+  part.count = Up(bytes, static_cast<int64_t>(burst));
+  part.bursts = 1;
+  part.write = write;
+  return part;
+}
+
+void FactLinear::Count(const FactProduct& product, int64_t tiles) {
+  const int64_t weights = product.in * product.out;
+  plain_bits_ += tiles * weights * spec_.element_bits();
+  sram_bits_ += tiles * weights * spec_.element_bits();  // They are written as they come.
+  for (const FactProduct::Rows& rows : product.rows) {
+    const bool is_low = rows.bits < spec_.element_bits();
+    (is_low ? low_products_ : products_) += rows.count * weights;
+    // Rows are read once for each pass of columns, weights once for each pass of rows. Of an input
+    // of low precision only the upper bits are fetched; outputs are of full width.
+    const int64_t bits = std::min(rows.bits, spec_.element_bits());
+    plain_bits_ += rows.count * (product.in * bits + product.out * spec_.element_bits());
+    sram_bits_ += rows.count * product.in * bits * Up(product.out, spec_.array_columns()) +
+                  rows.beats * weights * spec_.element_bits();
+    const int64_t cycles =
+        geometry_.GroupCycles(product.in, product.out, geometry_.AtOnce(rows.bits));
+    conflict_cycles_ += (rows.beats - Up(rows.count, spec_.array_rows())) * cycles;
+  }
+}
+
+absl::StatusOr<int64_t> FactLinear::Run(const FactProduct& product, int32_t layer, int64_t begin) {
+  const int64_t rows = product.count();
+  if (rows <= 0 || product.in <= 0 || product.out <= 0) return begin;
+  const int64_t bits = spec_.element_bits();
+  const int64_t tile_rows =
+      std::clamp<int64_t>(spec_.activation_sram_bytes() * 8 / (product.in * bits), 1, rows);
+  const int64_t tiles = Up(rows, tile_rows);
+  const int64_t weight_bytes = Up(product.in * product.out * bits, 8);
+  const int64_t tile_chunks = Up(weight_bytes, spec_.weight_sram_bytes() / 2);
+  const int64_t chunks = tiles * tile_chunks;
+  Count(product, tiles);
+
+  int64_t cycles = 0, input_bits = 0;
+  for (const FactProduct::Rows& part : product.rows) {
+    cycles +=
+        part.beats * geometry_.GroupCycles(product.in, product.out, geometry_.AtOnce(part.bits));
+    input_bits += part.count * product.in * std::min<int64_t>(part.bits, bits);
+  }
+  const int64_t input_bytes = Up(input_bits, 8);
+  const int64_t output_bytes = Up(rows * product.out * bits, 8);
+  const auto slice = [](int64_t total, int64_t i, int64_t parts) {
+    return std::pair{total / parts * i + total % parts * i / parts,
+                     total / parts * (i + 1) + total % parts * (i + 1) / parts};
+  };
+  const auto submit = [&](int64_t chunk) {
+    FetchJob job;
+    job.cookie = static_cast<uint64_t>(chunk);
+    if (chunk % tile_chunks == 0) {
+      const auto [from, to] = slice(input_bytes, chunk / tile_chunks, tiles);
+      job.parts.push_back(Bytes(kActivations + from, to - from, false));
+    }
+    const auto [from, to] = slice(weight_bytes, chunk % tile_chunks, tile_chunks);
+    const uint64_t weights = kWeights + static_cast<uint64_t>(layer) * weight_bytes;
+    job.parts.push_back(Bytes(weights + from, to - from, false));
+    network_->Submit(FetchClass::kKey, std::move(job));
+  };
+  const auto write = [&](int64_t chunk) {
+    const auto [from, to] = slice(output_bytes, chunk, chunks);
+    FetchJob job;
+    job.cookie = kOutputCookie;
+    job.parts.push_back(Bytes(kResults + from, to - from, true));
+    network_->Submit(FetchClass::kOutput, std::move(job));
+  };
+
+  // A chunk comes while the one before is multiplied.
+  std::array<int64_t, 2> came = {FetchNetwork::kNever, FetchNetwork::kNever};
+  int64_t now = begin, last = begin, asked = 0, done = 0, written = 0, array_free = begin;
+  bool working = false;
+  std::vector<FetchNetwork::Completion> completions;
+  array_->Start(begin);
+  while (written < chunks) {
+    if (working && array_free <= now) {
+      working = false;
+      write(done++);
+    }
+    while (asked < std::min(chunks, done + 2)) submit(asked++);
+    if (!working && done < chunks && came[done % 2] <= now) {
+      came[done % 2] = FetchNetwork::kNever;
+      const auto [from, to] = slice(cycles, done, chunks);
+      array_free = now + std::max<int64_t>(1, to - from);
+      working = true;
+    }
+    array_->Set(now, working ? kWorks : done < chunks ? kWaitsForWeights : kWaitsForMemory);
+    const int64_t tick = network_->NextTick(now);
+    int64_t next = std::min(tick, working ? array_free : FetchNetwork::kNever);
+    if (!working && done < chunks) next = std::min(next, came[done % 2]);
+    if (next == FetchNetwork::kNever) {
+      return Internal("fact: layer {}: {}: nothing moves, and weights are left", layer,
+                      product.name);
+    }
+    now = next;
+    completions.clear();
+    if (now == tick) network_->Tick(now, &completions);
+    for (const auto& completion : completions) {
+      if (completion.cookie == kOutputCookie) {
+        ++written;
+        last = std::max(last, completion.cycle);
+      } else {
+        came[completion.cookie % 2] = completion.cycle;
+      }
+    }
+  }
+  now = std::max(now, last);
+  array_->Stop(now);
+  if (timeline_ != nullptr) {
+    const double cycle_ps = 1e12 / spec_.clock_hz();
+    timeline_->Add("linear", fmt::format("layer {} {}", layer, product.name),
+                   std::llround(static_cast<double>(begin) * cycle_ps),
+                   std::llround(static_cast<double>(now) * cycle_ps));
+  }
+  return now;
+}
+
+}  // namespace thresher
