@@ -67,6 +67,11 @@ class SpAtten : public Accelerator {
 
   std::span<const std::string_view> policies() const override { return kPolicies; }
 
+  double peak_operations() const override {
+    return 2.0 * 2.0 * spec_.multipliers() * spec_.clock_hz();  // Two arrays.
+  }
+  double peak_bandwidth() const override { return dram_->peak_bandwidth(); }
+
   void Reset() override {
     dram_->Reset();
     network_.Reset();

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "backend/device/simulator/spatten_geometry.h"
-#include "backend/device/simulator/spatten_layout.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -16,6 +15,7 @@ constexpr int64_t kMostRows = int64_t{1} << 27;
 constexpr int64_t kMostTokens = int64_t{1} << 24;
 constexpr int32_t kMostHeads = 1 << 16;
 constexpr int32_t kMostWidth = 1 << 24;
+constexpr int32_t kMostBits = 32;
 
 absl::Status CheckRange(const char* field, double value, double least, double most) {
   if (value >= least && value <= most) return absl::OkStatus();
@@ -87,10 +87,10 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
   THRESHER_RETURN_IF_ERROR(check("query_rows", sequence.query_rows, most_rows));
   THRESHER_RETURN_IF_ERROR(check("key_rows", sequence.key_rows, most_rows));
   THRESHER_RETURN_IF_ERROR(check("value_rows", sequence.value_rows, most_rows));
-  THRESHER_RETURN_IF_ERROR(check("bits.query", sequence.bits.query, kFloatBits));
-  THRESHER_RETURN_IF_ERROR(check("bits.key", sequence.bits.key, kFloatBits));
-  THRESHER_RETURN_IF_ERROR(check("bits.key_refetch", sequence.bits.key_refetch, kFloatBits));
-  THRESHER_RETURN_IF_ERROR(check("bits.value", sequence.bits.value, kFloatBits));
+  THRESHER_RETURN_IF_ERROR(check("bits.query", sequence.bits.query, kMostBits));
+  THRESHER_RETURN_IF_ERROR(check("bits.key", sequence.bits.key, kMostBits));
+  THRESHER_RETURN_IF_ERROR(check("bits.key_refetch", sequence.bits.key_refetch, kMostBits));
+  THRESHER_RETURN_IF_ERROR(check("bits.value", sequence.bits.value, kMostBits));
   THRESHER_RETURN_IF_ERROR(check("top_k_from", sequence.top_k_from, kMostTokens));
   THRESHER_RETURN_IF_ERROR(check("top_k", sequence.top_k, sequence.top_k_from));
   for (size_t i = 0; i < sequence.positions.size(); ++i) {
@@ -118,7 +118,8 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
   const auto check = CheckRange;
   THRESHER_RETURN_IF_ERROR(check("clock_hz", spec.clock_hz(), 1e6, 1e12));
   THRESHER_RETURN_IF_ERROR(check("multipliers", spec.multipliers(), 1, kMany));
-  THRESHER_RETURN_IF_ERROR(check("element_bits", spec.element_bits(), 1, kFloatBits));
+  THRESHER_RETURN_IF_ERROR(check("element_bits", spec.element_bits(), 1, kMostBits));
+  THRESHER_RETURN_IF_ERROR(check("unquantized_bits", spec.unquantized_bits(), 1, kMostBits));
   THRESHER_RETURN_IF_ERROR(check("softmax_lanes", spec.softmax_lanes(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("context", spec.context(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("softmax_fifo", spec.softmax_fifo(), spec.context(), 1e9));
@@ -127,12 +128,12 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
   THRESHER_RETURN_IF_ERROR(
       check("value_sram_bytes", static_cast<double>(spec.value_sram_bytes()), 1, 1e12));
   THRESHER_RETURN_IF_ERROR(check("row_queue", spec.row_queue(), 1, kMany));
-  THRESHER_RETURN_IF_ERROR(check("linear_bits", spec.linear_bits(), 1, kFloatBits));
+  THRESHER_RETURN_IF_ERROR(check("linear_bits", spec.linear_bits(), 1, kMostBits));
 
   const v1::SpAttenFetch& fetch = spec.fetch();
   THRESHER_RETURN_IF_ERROR(check("fetch.planes", fetch.planes_size(), 1, 16));
   for (const auto& plane : fetch.planes()) {
-    THRESHER_RETURN_IF_ERROR(check("fetch.planes.bits", plane.bits(), 1, kFloatBits));
+    THRESHER_RETURN_IF_ERROR(check("fetch.planes.bits", plane.bits(), 1, kMostBits));
     THRESHER_RETURN_IF_ERROR(check("fetch.planes.fused_heads", plane.fused_heads(), 1, 64));
   }
   THRESHER_RETURN_IF_ERROR(check("fetch.lanes", fetch.lanes(), 1, 4096));

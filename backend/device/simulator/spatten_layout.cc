@@ -11,6 +11,16 @@ constexpr uint64_t kQueries = uint64_t{1} << 40;
 constexpr uint64_t kOutputs = uint64_t{2} << 40;
 constexpr uint64_t kPartials = uint64_t{3} << 40;
 constexpr uint64_t kLeastTokens = 1024;
+constexpr int32_t kPartialBits = 32;  // Of an element of a partial output: a float.
+
+/// The record's widths as they are in memory.
+OperandBits StoredBits(OperandBits bits, const v1::SpAttenSpec& spec) {
+  if (bits.value == 0 && bits.key > 0) bits.value = bits.key + bits.key_refetch;
+  for (int32_t* width : {&bits.query, &bits.key, &bits.value}) {
+    if (*width == 0) *width = spec.unquantized_bits();
+  }
+  return bits;
+}
 
 }  // namespace
 
@@ -20,12 +30,12 @@ SpAttenLayout::SpAttenLayout(const LayerRecord& record, int32_t sequence,
       burst_bytes_(burst_bytes),
       kv_heads_(record.shape.kv_heads) {
   const int32_t head_dim = record.shape.head_dim;
-  const OperandBits& bits = sequence_->bits;
-  planes_[kKeys] = PlanesOf(BitsOf(bits.key), head_dim, burst_bytes, spec.fetch());
+  const OperandBits bits = StoredBits(sequence_->bits, spec);
+  planes_[kKeys] = PlanesOf(bits.key, head_dim, burst_bytes, spec.fetch());
   if (bits.key_refetch > 0) {
     planes_[kLowerBits] = PlanesOf(bits.key_refetch, head_dim, burst_bytes, spec.fetch());
   }
-  planes_[kValues] = PlanesOf(BitsOf(bits.value), head_dim, burst_bytes, spec.fetch());
+  planes_[kValues] = PlanesOf(bits.value, head_dim, burst_bytes, spec.fetch());
   for (const BitPlane& plane : planes_[kKeys]) {
     fused_heads_ = std::max(fused_heads_, plane.fused_heads);
   }
@@ -33,12 +43,12 @@ SpAttenLayout::SpAttenLayout(const LayerRecord& record, int32_t sequence,
     fused_heads_ = std::max(fused_heads_, plane.fused_heads);
     fuses_values_ |= plane.fused_heads > 1;
   }
-  key_bits_ = static_cast<int64_t>(head_dim) * BitsOf(bits.key);
+  key_bits_ = static_cast<int64_t>(head_dim) * bits.key;
   lower_bits_ = static_cast<int64_t>(head_dim) * bits.key_refetch;
-  value_bits_ = static_cast<int64_t>(head_dim) * BitsOf(bits.value);
-  query_bits_ = static_cast<int64_t>(head_dim) * BitsOf(bits.query);
+  value_bits_ = static_cast<int64_t>(head_dim) * bits.value;
+  query_bits_ = static_cast<int64_t>(head_dim) * bits.query;
   output_bits_ = static_cast<int64_t>(head_dim) * spec.element_bits();
-  partial_bits_ = static_cast<int64_t>(head_dim) * kFloatBits;
+  partial_bits_ = static_cast<int64_t>(head_dim) * kPartialBits;
 
   const auto& positions = sequence_->positions;
   uint64_t tokens = std::max<uint64_t>(kLeastTokens, sequence_->dense_keys);

@@ -15,10 +15,6 @@
 
 namespace thresher {
 
-/// Bits of an element where the record has none (float).
-inline constexpr int32_t kFloatBits = 32;
-inline int32_t BitsOf(int32_t recorded) { return recorded > 0 ? recorded : kFloatBits; }
-
 class SpAttenLayout {
  public:
   /// So many rows of a K/V head.

@@ -118,16 +118,21 @@ void SpAttenPipeline::Pump() {
 void SpAttenPipeline::Handle(const Event& event) {
   const uint32_t id = event.id;
   switch (event.what) {
-    case kKeysCame:
-      --loads_.at(id).key_fetches;
-      if (const Load& load = loads_.at(id); timeline_ != nullptr && load.keys_came()) {
+    case kKeysCame: {
+      Load& load = loads_.at(id);
+      --load.key_fetches;
+      if (timeline_ != nullptr && load.keys_came()) {
         timeline_->Add(
             "fetch", fmt::format("layer {} K/V head {}", record_.layer, load.plan.sets[0].kv_head),
             std::llround(load.begin * cycle_ps_), std::llround(now_ * cycle_ps_));
       }
+      ReleaseKeys(&load);
+      ReleaseLoad(id);
       break;
+    }
     case kLoadedValuesCame:
       loads_.at(id).values_came = true;
+      ReleaseLoad(id);
       break;
     case kQueryCame:
       rows_[id].query_came = true;

@@ -176,6 +176,7 @@ void SpAttenPipeline::Decide(uint32_t id) {
 }
 
 void SpAttenPipeline::ReleaseKeys(Load* load) {
+  if (!load->keys_came()) return;
   for (size_t i = 0; i < load->sets.size(); ++i) {
     Load::Set& set = load->sets[i];
     if (!set.all_made || set.undecided > 0 || set.released) continue;

@@ -152,7 +152,9 @@ void SpAttenPipeline::Finish(uint32_t id) {
 
 void SpAttenPipeline::ReleaseLoad(uint32_t id) {
   const Load& load = loads_.at(id);
-  if (!load.all_made || load.unfinished > 0) return;
+  // Keys and values may come that no row reads.
+  if (!load.all_made || load.unfinished > 0 || !load.keys_came()) return;
+  if (load.plan.loads_values && !load.values_came) return;
   value_room_ += load.values_held;
   loads_.erase(id);
 }

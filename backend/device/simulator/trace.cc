@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <utility>
 #include <vector>
 
 #include "backend/device/simulator/trace_row.h"
@@ -38,22 +39,20 @@ absl::Status CheckSameLayer(const TraceRow& first, const TraceRow& row) {
   return absl::OkStatus();
 }
 
-/// Lines of a file as rows, in the order of kTraceNames, then what the last line says.
+/// Lines of a trace as rows, in the order of kTraceNames, then what the last line says.
 class RowStream {
  public:
-  explicit RowStream(const std::string& path)
-      : path_(path), file_(path, std::ios::binary), buffer_(kLongestLine) {}
-
-  bool opened() const { return file_.is_open(); }
+  RowStream(std::unique_ptr<std::istream> stream, std::string name)
+      : name_(std::move(name)), stream_(std::move(stream)), buffer_(kLongestLine) {}
 
   /// Checks the header and learns the order of columns.
   absl::Status Start() {
-    file_.clear();
-    file_.seekg(0);
+    stream_->clear();
+    stream_->seekg(0);
     line_ = 0;
     ended_ = false;
     THRESHER_ASSIGN_OR_RETURN(const bool more, NextLine());
-    if (!more) return Error("the file is empty");
+    if (!more) return Error("is empty");
     TraceFields names;
     std::string_view header = text_;
     order_.fill(-1);
@@ -93,23 +92,23 @@ class RowStream {
 
   template <typename... Args>
   absl::Status Error(fmt::format_string<Args...> format, Args&&... args) const {
-    return InvalidArgument("{}: line {}: {}", path_, line_,
+    return InvalidArgument("{}: line {}: {}", name_, line_,
                            fmt::format(format, std::forward<Args>(args)...));
   }
 
  private:
-  /// Puts the next line into text_; false at the end of the file.
+  /// Puts the next line into text_; false at the end.
   absl::StatusOr<bool> NextLine() {
     ++line_;
-    file_.getline(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
-    if (file_.bad()) return DataLoss("{}: cannot be read at line {}", path_, line_);
-    if (file_.fail()) {
-      if (file_.eof() && file_.gcount() == 0) return false;
+    stream_->getline(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
+    if (stream_->bad()) return DataLoss("{}: cannot be read at line {}", name_, line_);
+    if (stream_->fail()) {
+      if (stream_->eof() && stream_->gcount() == 0) return false;
       return Error("is longer than {} characters", buffer_.size() - 1);
     }
     // gcount counts the line end, which the last line may lack.
     text_ = std::string_view(buffer_.data(),
-                             static_cast<size_t>(file_.gcount()) - (file_.eof() ? 0 : 1));
+                             static_cast<size_t>(stream_->gcount()) - (stream_->eof() ? 0 : 1));
     if (!text_.empty() && text_.back() == '\r') text_.remove_suffix(1);
     return true;
   }
@@ -123,8 +122,8 @@ class RowStream {
     return std::nullopt;
   }
 
-  std::string path_;
-  std::ifstream file_;
+  std::string name_;
+  std::unique_ptr<std::istream> stream_;
   std::vector<char> buffer_;
   std::string_view text_;
   int64_t line_ = 0;
@@ -133,13 +132,12 @@ class RowStream {
   std::string last_;
 };
 
-class FileReader : public TraceReader {
+class StreamReader : public TraceReader {
  public:
-  explicit FileReader(const std::string& path) : stream_(path) {}
+  explicit StreamReader(RowStream stream) : stream_(std::move(stream)) {}
 
-  /// The whole file once, for its shape and its errors.
+  /// All of it once, for its shape and its errors.
   absl::Status Scan() {
-    if (!stream_.opened()) return NotFound("trace: the file cannot be opened");
     LayerShape largest;
     while (true) {
       THRESHER_ASSIGN_OR_RETURN(const std::optional<LayerRecord> record, Next());
@@ -209,7 +207,7 @@ class FileReader : public TraceReader {
       }
       THRESHER_ASSIGN_OR_RETURN(ahead_, stream_.Next());
     }
-    Complete(top_k, &sequence);
+    Complete(record.shape, top_k, &sequence);
     return record;
   }
 
@@ -221,14 +219,20 @@ class FileReader : public TraceReader {
 
  private:
   /// What follows from the heads.
-  static void Complete(std::optional<int32_t> top_k, SequenceRecord* sequence) {
-    int64_t queries = 0, keys = 0;
+  static void Complete(const LayerShape& shape, std::optional<int32_t> top_k,
+                       SequenceRecord* sequence) {
+    // Before the shape is known every head counts as having K and V of its own.
+    const int32_t group = shape.kv_heads > 0 ? shape.heads / shape.kv_heads : 1;
+    int64_t queries = 0, keys = 0, kv_heads = 0;
+    int32_t last_kv_head = -1;
     for (const HeadRecord& head : sequence->heads) {
       queries = std::max(queries, head.queries);
       keys = std::max(keys, head.keys);
       sequence->query_rows += head.queries;
+      if (head.head / group != last_kv_head) ++kv_heads;
+      last_kv_head = head.head / group;
     }
-    sequence->key_rows = sequence->value_rows = sequence->query_rows;
+    sequence->key_rows = sequence->value_rows = queries * kv_heads;
     sequence->decode = queries == 1;
     sequence->rows = static_cast<int32_t>(queries);
     sequence->dense_rows = sequence->decode ? 1 : sequence->dense_keys;
@@ -294,7 +298,7 @@ absl::Status CheckWritable(const SequenceRecord& sequence, const LayerShape& sha
       return InvalidArgument("head {}: must ascend within {} heads", head.head, shape.heads);
     }
     last = head.head;
-    if (head.queries < 1 || head.keys < 0 || head.keys > sequence.dense_keys ||
+    if (head.queries < 0 || head.keys < 0 || head.keys > sequence.dense_keys ||
         head.queries > sequence.dense_keys || head.scores < head.keys ||
         head.scores > head.queries * head.keys || head.values < 0 || head.values > head.scores ||
         head.refetched < 0 || head.refetched > head.queries) {
@@ -311,10 +315,15 @@ absl::Status CheckWritable(const SequenceRecord& sequence, const LayerShape& sha
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TraceReader>> TraceReader::Open(const std::string& path) {
-  auto reader = std::make_unique<FileReader>(path);
-  if (absl::Status status = reader->Scan(); !status.ok()) {
-    return absl::IsNotFound(status) ? Annotate(status, path) : status;
-  }
+  auto file = std::make_unique<std::ifstream>(path, std::ios::binary);
+  if (!file->is_open()) return NotFound("{}: the trace cannot be opened", path);
+  return Read(std::move(file), path);
+}
+
+absl::StatusOr<std::unique_ptr<TraceReader>> TraceReader::Read(std::unique_ptr<std::istream> stream,
+                                                               const std::string& name) {
+  auto reader = std::make_unique<StreamReader>(RowStream(std::move(stream), name));
+  THRESHER_RETURN_IF_ERROR(reader->Scan());
   return std::unique_ptr<TraceReader>(std::move(reader));
 }
 

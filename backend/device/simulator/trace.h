@@ -19,7 +19,8 @@
 // nor which keys (`candidates`). A prompt of one row comes back as a step of generation, which
 // costs the same. How many the ranking chose from is not held: it is read back as the keys that
 // the layer read or, if more are kept, as all tokens. Rows of FACT's prediction and of the
-// feed-forward network in low precision are not held either, nor sequences without any head.
+// feed-forward network in low precision are not held either, nor heads and sequences without
+// any query.
 //
 // The format knows no batches: each sequence of a step has an iteration of its own, and is read
 // back as a layer record of its own. The writer adds the model's shape to the name in the last line
@@ -32,6 +33,7 @@
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_TRACE_H_
 
 #include <cstdint>
+#include <istream>
 #include <memory>
 #include <optional>
 #include <ostream>
@@ -50,6 +52,9 @@ class TraceReader {
   /// Reads the whole file once: all of it is checked before any of it is simulated.
   /// NOT_FOUND; INVALID_ARGUMENT naming the line and the field.
   static absl::StatusOr<std::unique_ptr<TraceReader>> Open(const std::string& path);
+  /// The same from a stream that can go back to its start; `name` is for messages.
+  static absl::StatusOr<std::unique_ptr<TraceReader>> Read(std::unique_ptr<std::istream> stream,
+                                                           const std::string& name);
 
   virtual ~TraceReader() = default;
 

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <random>
 #include <string>
 
 #include "backend/device/simulator/presets.h"
+#include "backend/device/simulator/spatten_check.h"
 #include "tests/device/simulator/fixed_dram.h"
 
 namespace thresher {
@@ -245,6 +247,72 @@ TEST_F(SpAttenPipelineTest, QueuesThatAreAsSmallAsCanBeStillEmpty) {
   }
   Run();
   for (const SpAttenWork& work : pipeline_->work()) EXPECT_GT(work.outputs, 0);
+}
+
+TEST_F(SpAttenPipelineTest, AnyLayerOnAnyMachineComesToItsEnd) {
+  std::mt19937 random(11);
+  const auto up_to = [&](int32_t most) { return static_cast<int32_t>(random() % (most + 1)); };
+  for (int run = 0; run < 300; ++run) {
+    SCOPED_TRACE(run);
+    spec_ = FindPreset("spatten")->spatten();
+    spec_.set_multipliers(1 << up_to(9));
+    spec_.set_softmax_lanes(1 + up_to(8));
+    spec_.set_context(1 + up_to(40));
+    spec_.set_softmax_fifo(spec_.context() + up_to(60));
+    spec_.set_row_queue(1 + up_to(5));
+    spec_.set_key_sram_bytes(400 + up_to(4000));
+    spec_.set_value_sram_bytes(400 + up_to(4000));
+    spec_.mutable_fetch()->set_lanes(1 + up_to(8));
+    spec_.mutable_top_k()->set_double_buffered(up_to(1) == 0);
+    spec_.mutable_latency()->set_exponent(up_to(1) * 28);
+    spec_.mutable_latency()->set_top_k_skip(up_to(1));
+    record_ = {};
+    const int32_t group = 1 + up_to(2), kv_heads = 1 + up_to(4);
+    record_.shape = {.layers = 1,
+                     .heads = kv_heads * group,
+                     .kv_heads = kv_heads,
+                     .head_dim = 8 << up_to(3),
+                     .causal = up_to(1) == 0};
+    int64_t refetched = 0;
+    for (int32_t i = up_to(3); i >= 0; --i) {
+      const int32_t widths[] = {4, 6, 8, 12, 0};
+      SequenceRecord& sequence = AddSequence(
+          up_to(1) == 0, {.query = 12, .key = widths[up_to(4)], .value = widths[up_to(4)]});
+      if (sequence.bits.key > 0) sequence.bits.key_refetch = 4;
+      const int32_t tokens = up_to(90);
+      for (int32_t head = 0; head < record_.shape.heads; ++head) {
+        if (up_to(5) == 0) continue;  // Pruned.
+        HeadRecord one{.head = head};
+        one.queries = sequence.decode ? 1 : up_to(20);
+        one.keys = up_to(3) == 0 ? up_to(tokens) : tokens;
+        one.scores = one.queries * one.keys;
+        if (up_to(2) == 0) one.scores -= up_to(static_cast<int32_t>(one.scores) / 2);
+        one.values = up_to(1) == 0 ? one.scores : up_to(static_cast<int32_t>(one.scores));
+        if (sequence.bits.key > 0) one.refetched = up_to(static_cast<int32_t>(one.queries));
+        refetched += one.refetched;
+        sequence.heads.push_back(one);
+      }
+      if (up_to(1) == 0) {
+        for (int32_t j = 0; j < tokens; ++j) sequence.positions.push_back(3 * j + i);
+      }
+      sequence.top_k_from = tokens;
+      sequence.top_k = up_to(tokens);
+    }
+    const absl::Status valid = CheckSpAttenRecord(record_, spec_);
+    ASSERT_TRUE(valid.ok()) << valid;
+    dram_.Reset();
+    const int64_t cycles = Run();
+    ASSERT_GE(cycles, 0);
+    int64_t scores = 0, made = 0;
+    for (const SpAttenWork& work : pipeline_->work()) made += work.softmax_elements;
+    for (const SequenceRecord& sequence : record_.sequences) {
+      for (const HeadRecord& head : sequence.heads) scores += head.scores;
+    }
+    EXPECT_GE(made, scores);  // Those made again come on top.
+    if (refetched == 0) EXPECT_EQ(made, scores);
+    dram_.Reset();
+    EXPECT_EQ(Run(), cycles) << "again";
+  }
 }
 
 }  // namespace

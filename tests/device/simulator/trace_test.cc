@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -26,10 +27,8 @@ constexpr char kLast[] = "name.yml,,,,,,,,,,,,,,,,\n";
 
 class TraceTest : public ::testing::Test {
  protected:
-  absl::StatusOr<std::unique_ptr<TraceReader>> Open(const std::string& text) {
-    const std::string path = directory_.path() / "trace.csv";
-    std::ofstream(path, std::ios::binary) << text;
-    return TraceReader::Open(path);
+  static absl::StatusOr<std::unique_ptr<TraceReader>> Open(const std::string& text) {
+    return TraceReader::Read(std::make_unique<std::istringstream>(text), "trace.csv");
   }
   std::vector<LayerRecord> Records(const std::string& text) {
     auto reader = Open(text);
@@ -56,8 +55,6 @@ class TraceTest : public ::testing::Test {
   std::string ErrorOfRow(const std::string& row) {
     return ErrorOf(std::string(kHeader) + row + "\n" + kLast);
   }
-
-  testing::TempDir directory_;
 };
 
 TEST_F(TraceTest, AStepsLayerIsOneRecord) {
@@ -143,8 +140,10 @@ TEST_F(TraceTest, ErrorsNameLineAndField) {
 
 TEST_F(TraceTest, AFileThatIsNotATraceIsRefused) {
   const std::string row = "0,0,0,64.0,9,8,6,16,0.05,False,4,7,6,True,False,False,-1\n";
-  EXPECT_EQ(TraceReader::Open(directory_.path() / "absent.csv").status().code(),
+  const testing::TempDir directory;
+  EXPECT_EQ(TraceReader::Open(directory.path() / "absent.csv").status().code(),
             absl::StatusCode::kNotFound);
+  EXPECT_FALSE(TraceReader::Open(directory.path()).ok()) << "a directory";
   EXPECT_THAT(ErrorOf(""), HasSubstr("empty"));
   EXPECT_THAT(ErrorOf("iteration_id,layer_id\n"), HasSubstr("'head_id' is missing"));
   EXPECT_THAT(ErrorOf("iteration_id,iteration_id\n"), HasSubstr("twice"));
