@@ -215,8 +215,8 @@ class RowMapper : public HeadMapper {
   void AddPhases() {
     for (const auto& [first, last] : PhasesOf(machine_)) {
       const double bytes = group_bytes_[placement_.groups[first]];
-      const auto& steps = machine_.Phase(first, last).steps;
-      work_.tiles.push_back(Rows(steps, [&, first = first, last = last](int64_t rows) {
+      const TilePipeline::Program phase = machine_.Phase(first, last);
+      work_.tiles.push_back(Rows(phase.steps, [&, first = first, last = last](int64_t rows) {
         std::vector<int64_t> ticks = {machine_.MemoryTicks(bytes * Share(rows))};
         for (size_t i = first; i < last; ++i) ticks.push_back(Ticks(i, rows));
         return ticks;

@@ -23,6 +23,9 @@ constexpr int32_t kLargestHead = 65536;
 constexpr size_t kMostRemembered = 4096;
 constexpr double kPicojoule = 1e-12;
 
+// As far as they can be told.
+int64_t Picoseconds(double seconds) { return std::llround(std::min(seconds * 1e12, 9e18)); }
+
 // Heads that are alike, one after the other.
 struct HeadGroup {
   AttentionSize size;
@@ -47,7 +50,7 @@ class Spatial : public Accelerator {
     return 2.0 * static_cast<double>(machine_.rows * machine_.columns) * machine_.clock_hz;
   }
   double peak_bandwidth() const override { return machine_.memory_bytes_per_second; }
-  void Reset() override { now_ps_ = 0; }
+  void Reset() override { now_seconds_ = 0; }
   absl::StatusOr<LayerCharge> Run(const LayerRecord& record, const RunScope& scope) override;
 
  private:
@@ -62,6 +65,10 @@ class Spatial : public Accelerator {
   };
 
   absl::Status Check(const LayerRecord& record) const;
+  absl::Status TooLong(double cycles) const {
+    return InvalidArgument("preset '{}': a layer of {:.3g} cycles: at most {:.3g} are counted",
+                           machine_.name, cycles, kMostCycles);
+  }
   // Valid until the next call.
   absl::StatusOr<const HeadWork*> Work(const AttentionSize& size);
   Cost CostOf(const HeadWork& work) const;
@@ -76,7 +83,7 @@ class Spatial : public Accelerator {
   const SpatialMachine machine_;
   const std::vector<std::pair<size_t, size_t>> phases_;
   std::map<AttentionSize, HeadWork> remembered_;
-  int64_t now_ps_ = 0;
+  double now_seconds_ = 0;
 };
 
 absl::Status Spatial::Check(const LayerRecord& record) const {
@@ -217,14 +224,14 @@ absl::Status Spatial::AddHeads(const LayerRecord& record, Layer* layer) {
 
 void Spatial::AddSeconds(double seconds, v1::Simulation* total) {
   total->set_seconds(total->seconds() + seconds);
-  now_ps_ += std::llround(seconds * 1e12);
+  now_seconds_ += seconds;
 }
 
 absl::Status Spatial::RunPipeline(TilePipeline::Program program, size_t phase, Layer* layer) {
   TilePipeline pipeline(std::move(program));
   const double ticks_per_second = machine_.clock_hz * SpatialMachine::kTicksPerCycle;
   if (layer->timeline != nullptr) {
-    pipeline.Record(layer->timeline, now_ps_, 1e12 / ticks_per_second);
+    pipeline.Record(layer->timeline, now_seconds_ * 1e12, 1e12 / ticks_per_second);
   }
   for (const HeadGroup& group : layer->groups) {
     THRESHER_ASSIGN_OR_RETURN(const HeadWork* work, Work(group.size));
@@ -242,10 +249,7 @@ absl::Status Spatial::RunPipeline(TilePipeline::Program program, size_t phase, L
 absl::Status Spatial::RunAttention(Layer* layer) {
   if (layer->groups.empty()) return absl::OkStatus();
   const double cycles = layer->cycles[0] + layer->cycles[1] + layer->cycles[2];
-  if (!(cycles < kMostCycles)) {
-    return InvalidArgument("preset '{}': a layer of {:.3g} cycles: at most {:.3g} are counted",
-                           machine_.name, cycles, kMostCycles);
-  }
+  if (!(cycles < kMostCycles)) return TooLong(cycles);
   if (!machine_.spec.has_unfused()) {
     TilePipeline::Program program = machine_.program;
     program.window = layer->window;
@@ -281,17 +285,18 @@ void Spatial::AddLinear(const std::string& name, const LinearWork& work, std::st
     (*total.mutable_stall_cycles())[fmt::format("{}: waits for memory", unit)] +=
         memory_cycles - work.cycles;
   }
-  const int64_t begin = now_ps_;
+  const double began = now_seconds_;
   AddSeconds(work.seconds, &total);
   if (layer->timeline != nullptr) {
-    layer->timeline->Add(std::string(unit), name, begin, now_ps_);
-    layer->timeline->Add("memory", name, begin,
-                         begin + std::llround(memory_cycles / machine_.clock_hz * 1e12));
+    layer->timeline->Add(std::string(unit), name, Picoseconds(began), Picoseconds(now_seconds_));
+    layer->timeline->Add("memory", name, Picoseconds(began),
+                         Picoseconds(began + memory_cycles / machine_.clock_hz));
   }
 }
 
 absl::StatusOr<LayerCharge> Spatial::Run(const LayerRecord& record, const RunScope& scope) {
   THRESHER_RETURN_IF_ERROR(Check(record));
+  const double began = now_seconds_;
   Layer layer;
   layer.timeline = scope.timeline;
   layer.total.set_preset(machine_.name);
@@ -341,10 +346,16 @@ absl::StatusOr<LayerCharge> Spatial::Run(const LayerRecord& record, const RunSco
              static_cast<double>(shape.ffn_matrices) * shape.ffn_size));
   }
 
+  const double cycles = layer.total.seconds() * machine_.clock_hz;
+  if (!(cycles < kMostCycles)) {
+    now_seconds_ = began;
+    return TooLong(cycles);
+  }
+
   LayerCharge charge;
   charge.total = std::move(layer.total);
   charge.total.set_dram_bytes_plain(charge.total.dram_bytes());
-  charge.total.set_cycles(std::llround(charge.total.seconds() * machine_.clock_hz));
+  charge.total.set_cycles(std::llround(cycles));
   double joules = 0;
   for (const auto& [part, energy] : charge.total.energy_by_part()) joules += energy;
   charge.total.set_energy_joules(joules);

@@ -13,6 +13,7 @@ namespace thresher {
 namespace {
 
 constexpr int kMostEinsums = 64;
+constexpr size_t kMostInputs = 6;
 
 bool IsPositive(double value, double most) {
   return std::isfinite(value) && value > 0 && value <= most;
@@ -211,9 +212,19 @@ absl::Status CheckMapping(const SpatialMachine& machine) {
     }
   }
   std::set<std::string> tensors;
+  std::set<std::string> inputs;
   for (const Einsum& einsum : machine.cascade.einsums()) {
     tensors.insert(einsum.output.tensor);
-    for (const TensorUse& input : einsum.inputs) tensors.insert(input.tensor);
+    for (const TensorUse& input : einsum.inputs) {
+      tensors.insert(input.tensor);
+      if (machine.IsInput(input.tensor)) inputs.insert(input.tensor);
+    }
+  }
+  if (spec.has_fused() && inputs.size() > kMostInputs) {
+    return InvalidArgument(
+        "einsums: {} inputs are too many to search for a place for each, {} "
+        "are not",
+        inputs.size(), kMostInputs);
   }
   for (int i = 0; i < spec.fused().choices_size(); ++i) {
     const v1::FusedMapping::Choice& choice = spec.fused().choices(i);

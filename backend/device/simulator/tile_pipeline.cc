@@ -32,7 +32,7 @@ TilePipeline::TilePipeline(Program program)
   state_.stalls.assign(steps * (steps + 2), 0);
 }
 
-void TilePipeline::Record(Timeline* timeline, int64_t begin_ps, double ps_per_tick) {
+void TilePipeline::Record(Timeline* timeline, double begin_ps, double ps_per_tick) {
   timeline_ = timeline;
   begin_ps_ = begin_ps;
   ps_per_tick_ = ps_per_tick;
@@ -129,7 +129,7 @@ void TilePipeline::RunStep(int index, int64_t ticks, int64_t earliest) {
   state_.done[index] = end;
   if (timeline_ != nullptr) {
     const auto ps = [&](int64_t t) {
-      return begin_ps_ + std::llround(static_cast<double>(t) * ps_per_tick_);
+      return std::llround(std::min(begin_ps_ + static_cast<double>(t) * ps_per_tick_, 9e18));
     };
     timeline_->Add(program_.units[step.unit], step.name, ps(begin), ps(end));
   }

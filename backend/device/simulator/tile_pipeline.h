@@ -53,7 +53,7 @@ class TilePipeline {
 
   /// Every step that is run from now on becomes a span, at `begin_ps` + ticks x `ps_per_tick`;
   /// repetitions that are not run do not. Null ends it.
-  void Record(Timeline* timeline, int64_t begin_ps, double ps_per_tick);
+  void Record(Timeline* timeline, double begin_ps, double ps_per_tick);
   /// For tests: runs every tile.
   void set_repeat(bool repeat) { repeat_ = repeat; }
 
@@ -102,7 +102,7 @@ class TilePipeline {
   bool repeat_ = true;
   int64_t tiles_run_ = 0;
   Timeline* timeline_ = nullptr;
-  int64_t begin_ps_ = 0;
+  double begin_ps_ = 0;
   double ps_per_tick_ = 0;
 };
 

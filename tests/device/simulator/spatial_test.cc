@@ -402,6 +402,22 @@ TEST(Spatial, RecordsThatCannotBeAreRefused) {
   }
 }
 
+TEST(Spatial, ATimeWithoutEndIsRefused) {
+  const LayerRecord record = DenseRecordOf(*ParseShape("bert-base"), 128, 1);
+  for (const char* name : {"fusemax-cloud", "flat-cloud", "unfused"}) {
+    v1::Preset preset = PresetOf(name);
+    preset.mutable_dram()->mutable_flat()->set_bytes_per_second(1e-300);
+    const auto accelerator = CreateSpatial(preset);
+    ASSERT_TRUE(accelerator.ok()) << accelerator.status();
+    Timeline timeline;
+    for (const bool attention_only : {false, true}) {
+      const auto charge =
+          (*accelerator)->Run(record, {.attention_only = attention_only, .timeline = &timeline});
+      EXPECT_THAT(Message(charge.status()), HasSubstr("cycles: at most")) << name;
+    }
+  }
+}
+
 TEST(Spatial, PresetsThatCannotWorkAreRefused) {
   using Spoil = std::function<void(v1::Preset*)>;
   const auto spatial = [](const std::function<void(v1::SpatialSpec*)>& spoil) -> Spoil {
@@ -465,6 +481,12 @@ TEST(Spatial, PresetsThatCannotWorkAreRefused) {
       {"flat-cloud",
        spatial([](auto* s) { s->mutable_fused()->mutable_choices(1)->clear_stationary(); }),
        "fused.choices[1].stationary"},
+      {"flat-edge", spatial([](auto* s) {
+         std::string inputs;
+         for (char c = 'B'; c < 'J'; ++c) inputs += fmt::format(" * {}[m,e]", c);
+         s->mutable_einsums(0)->set_einsum("QK[p,m] = Q[p,e]" + inputs);
+       }),
+       "10 inputs are too many"},
       {"unfused", spatial([](auto* s) { s->add_stages()->add_array_2d("QK"); }), "stages"},
       {"flat-cloud", [](v1::Preset* p) { p->clear_dram(); }, "dram"},
       {"flat-cloud", [](v1::Preset* p) { p->mutable_dram()->mutable_hbm2(); }, "`flat` memory"},
