@@ -95,8 +95,10 @@ FactRow FactRows::FromCounts(std::vector<int32_t>* new_keys, std::vector<int32_t
     row.keys = 1;
   } else {
     sight_before_ += static_cast<double>(row.sight);
-    const int64_t scores = std::llround(static_cast<double>(head_->scores) * sight_before_ /
-                                        std::max(sight_total_, 1.0));
+    // One at least, as long as there are some.
+    const int64_t scores = std::max(std::llround(static_cast<double>(head_->scores) *
+                                                 sight_before_ / std::max(sight_total_, 1.0)),
+                                    std::min<long long>(scores_before_ + 1, head_->scores));
     row.keys = scores - scores_before_;
     scores_before_ = scores;
   }
