@@ -11,13 +11,20 @@
 namespace thresher::cli {
 namespace {
 
+/// A string within a block of data.
+std::string InData(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) out += static_cast<unsigned char>(c) < 0x20 || c == '"' ? ' ' : c;
+  return out + "\"";
+}
+
 /// As many blocks of a row for each run as there are names: one column for each name.
 template <typename Value>
 std::string Stacks(std::span<const SimulationRun> runs, const std::set<std::string>& names,
                    Value value) {
   std::string data;
   for (const SimulationRun& run : runs) {
-    data += Quoted(run.preset.name());
+    data += InData(run.preset.name());
     for (const std::string& name : names) data += fmt::format(" {}", value(run, name));
     data += "\n";
   }
@@ -95,7 +102,9 @@ absl::StatusOr<std::string> SimulationPlot(std::span<const SimulationRun> runs,
   THRESHER_ASSIGN_OR_RETURN(std::string script, PlotTerminal(path, 900, 1080));
   std::set<std::string> units, parts;
   for (const SimulationRun& run : runs) {
-    for (const auto& [unit, cycles] : run.total.busy_cycles()) units.insert(unit);
+    for (const auto& [unit, cycles] : run.total.busy_cycles()) {
+      if (unit.find('.') == std::string::npos) units.insert(unit);  // Not parts of units.
+    }
     for (const auto& [part, joules] : run.total.energy_by_part()) parts.insert(part);
   }
   script += "$busy << EOD\n" +
