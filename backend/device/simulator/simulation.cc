@@ -73,4 +73,43 @@ v1::Simulation ShareOf(const v1::Simulation& total, double share) {
   return part;
 }
 
+v1::DramCounts CountsSince(const v1::DramCounts& before, const v1::DramCounts& after) {
+  v1::DramCounts since;
+  since.set_reads(after.reads() - before.reads());
+  since.set_writes(after.writes() - before.writes());
+  since.set_activations(after.activations() - before.activations());
+  since.set_precharges(after.precharges() - before.precharges());
+  since.set_refreshes(after.refreshes() - before.refreshes());
+  since.set_row_hits(after.row_hits() - before.row_hits());
+  since.set_row_misses(after.row_misses() - before.row_misses());
+  since.set_row_conflicts(after.row_conflicts() - before.row_conflicts());
+  for (int i = 0; i < after.requests_by_channel_size(); ++i) {
+    const bool had = i < before.requests_by_channel_size();
+    since.add_requests_by_channel(after.requests_by_channel(i) -
+                                  (had ? before.requests_by_channel(i) : 0));
+  }
+  return since;
+}
+
+void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* total) {
+  const LayerShape& shape = record.shape;
+  const double dim = shape.head_dim, hidden = shape.hidden_size;
+  for (const SequenceRecord& sequence : record.sequences) {
+    const double rows = sequence.dense_rows, keys = sequence.dense_keys;
+    const double elements = 2 * dim * shape.kv_heads * keys;
+    auto* dense = total->mutable_kv_bytes_dense();
+    dense->set_fp32(dense->fp32() + elements * 4);
+    dense->set_fp16(dense->fp16() + elements * 2);
+    dense->set_int12(dense->int12() + elements * 1.5);
+    const double pairs = rows * keys - (shape.causal ? rows * (rows - 1) / 2 : 0);
+    double operations = 4 * dim * shape.heads * pairs;
+    if (!attention_only) {
+      operations += 2 * rows * hidden *
+                    (2 * dim * (shape.heads + shape.kv_heads) +
+                     static_cast<double>(shape.ffn_matrices) * shape.ffn_size);
+    }
+    total->set_operations_dense(total->operations_dense() + operations);
+  }
+}
+
 }  // namespace thresher

@@ -2,6 +2,7 @@
 #ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
 
+#include "backend/device/layer_record.h"
 #include "thresher/v1/simulator.pb.h"
 
 namespace thresher {
@@ -12,6 +13,12 @@ void AddSimulation(const v1::Simulation& part, v1::Simulation* total);
 /// Multiplies traffic, energy, operations and counts of rows by `share`, and leaves time and what
 /// units did as they are: the part of one sequence in a batch that ends together.
 v1::Simulation ShareOf(const v1::Simulation& total, double share);
+
+/// What a memory did between two looks at its counts.
+v1::DramCounts CountsSince(const v1::DramCounts& before, const v1::DramCounts& after);
+
+/// Adds what the layer would have had with nothing pruned: bytes of K and V, and operations.
+void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* total);
 
 }  // namespace thresher
 
