@@ -3,10 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,7 +20,6 @@
 #include "client/cli/progress.h"
 #include "client/cli/server_flags.h"
 #include "client/cli/server_runner.h"
-#include "client/cli/share.h"
 
 namespace thresher::cli {
 namespace {
@@ -38,7 +34,7 @@ struct Flags {
   LocalModelFlags local;
   TextFlags text;  // Of a decoder.
   std::vector<std::string> sparsity;
-  std::vector<double> shares = {0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1};
+  std::vector<double> shares = kDefaultShares;
   int rounds = 1;
   std::string csv;
   PlotOptions plot;
@@ -91,22 +87,6 @@ absl::Status SetUpLocal(std::shared_ptr<LoadedModel> model, const Flags& flags, 
   THRESHER_ASSIGN_OR_RETURN(
       setup->runner, EngineRunner::Create(std::move(model), setup->measure, setup->data.examples));
   return absl::OkStatus();
-}
-
-/// A text with '*' is a series of all shares.
-std::vector<std::string> PoliciesOf(const std::string& sparsity,
-                                    const std::vector<double>& shares) {
-  if (!HasShare(sparsity)) return {sparsity};
-  std::vector<std::string> policies;
-  for (const double share : shares) policies.push_back(WithShare(sparsity, share));
-  return policies;
-}
-
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus() : FailedPrecondition("{}: {}", path, std::strerror(errno));
 }
 
 absl::Status Plot(const Flags& flags, const Setup& setup,
@@ -173,7 +153,7 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   } else {
     Print(ToTable(results));
   }
-  if (!flags.csv.empty()) THRESHER_RETURN_IF_ERROR(WriteText(flags.csv, ToCsv(results)));
+  if (!flags.csv.empty()) THRESHER_RETURN_IF_ERROR(WriteFile(flags.csv, ToCsv(results)));
   if (!flags.plot.path.empty()) THRESHER_RETURN_IF_ERROR(Plot(flags, setup, results));
   return OutputStatus();
 }
@@ -205,13 +185,7 @@ Command DefineEvaluate(CLI::App& root) {
                   "a sweep: spatten:final=*")
       ->option_text("POLICY")
       ->allow_extra_args(false);
-  app->add_option("--shares", flags->shares, "What * stands for (default 0.9,0.8,...,0.1)")
-      ->delimiter(',')
-      ->check(CheckShare)
-      ->transform(
-          [](const std::string& text) { return fmt::format("{}", ParseShare(text).value_or(0)); })
-      ->allow_extra_args(false)
-      ->option_text("X,...");
+  AddShares(*app, flags->shares);
   app->add_option("--rounds", flags->rounds,
                   "Passes over the data; each policy's fastest counts (default 1)")
       ->check(CLI::Range(1, 1000))

@@ -2,15 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <vector>
 
 #include "backend/model/files.h"
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
+#include "client/cli/format.h"
 #include "client/cli/progress.h"
 
 namespace thresher::cli {
@@ -68,13 +66,6 @@ std::string ToCsv(std::span<const PerplexityResult> results) {
     csv += values + "\n";
   }
   return csv;
-}
-
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus() : FailedPrecondition("{}: {}", path, std::strerror(errno));
 }
 
 }  // namespace
@@ -139,7 +130,7 @@ absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t l
   } else {
     Print(ToTable(results));
   }
-  if (!csv.empty()) THRESHER_RETURN_IF_ERROR(WriteText(csv, ToCsv(results)));
+  if (!csv.empty()) THRESHER_RETURN_IF_ERROR(WriteFile(csv, ToCsv(results)));
   return OutputStatus();
 }
 

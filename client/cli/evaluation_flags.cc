@@ -3,7 +3,9 @@
 #include <map>
 
 #include "backend/device/cpu_resources.h"
+#include "backend/evaluation/sweep.h"
 #include "backend/tensor/status.h"
+#include "client/cli/share.h"
 
 namespace thresher::cli {
 
@@ -47,6 +49,24 @@ void AddLocalModelFlags(CLI::App& app, LocalModelFlags& flags) {
       ->check(CLI::Range(1, 1024))
       ->option_text("N")
       ->group("In this process");
+}
+
+CLI::Option* AddShares(CLI::App& app, std::vector<double>& shares) {
+  return app.add_option("--shares", shares, "What * stands for (default 0.9,0.8,...,0.1)")
+      ->delimiter(',')
+      ->check(CheckShare)
+      ->transform(
+          [](const std::string& text) { return fmt::format("{}", ParseShare(text).value_or(0)); })
+      ->allow_extra_args(false)
+      ->option_text("X,...");
+}
+
+std::vector<std::string> PoliciesOf(const std::string& sparsity,
+                                    const std::vector<double>& shares) {
+  if (!HasShare(sparsity)) return {sparsity};
+  std::vector<std::string> policies;
+  for (const double share : shares) policies.push_back(WithShare(sparsity, share));
+  return policies;
 }
 
 absl::StatusOr<std::shared_ptr<LoadedModel>> LoadLocalModel(const std::string& directory,

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "backend/tensor/status.h"
 
@@ -147,6 +148,13 @@ absl::Status OutputStatus() {
   if (write_error == 0 && std::fflush(stdout) != 0) write_error = errno;
   if (write_error == 0 || write_error == EPIPE) return absl::OkStatus();
   return Internal("can't write to standard output: {}", std::strerror(write_error));
+}
+
+absl::Status WriteFile(const std::string& path, std::string_view text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  return file ? absl::OkStatus() : FailedPrecondition("{}: {}", path, std::strerror(errno));
 }
 
 }  // namespace thresher::cli

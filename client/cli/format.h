@@ -44,6 +44,9 @@ bool Print(std::string_view text);
 /// Flushes. OK also when the reader has gone (`| head`), which is nobody's error.
 absl::Status OutputStatus();
 
+/// Writes a whole file. FAILED_PRECONDITION names it.
+absl::Status WriteFile(const std::string& path, std::string_view text);
+
 }  // namespace thresher::cli
 
 #endif  // THRESHER_CLIENT_CLI_FORMAT_H_

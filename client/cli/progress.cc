@@ -1,6 +1,7 @@
 #include "client/cli/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -30,14 +31,24 @@ Progress::Progress(bool wanted)
 
 Progress::~Progress() { Hide(); }
 
-void Progress::Update(int64_t done, int64_t failed, double share) {
-  if (!enabled_) return;
+bool Progress::Due() const {
+  if (!enabled_) return false;
   const absl::Time now = absl::Now();
-  if (now - began_ < absl::Milliseconds(500)) return;
-  if (visible_ && now - drawn_ < absl::Milliseconds(100)) return;
-  fmt::print(stderr, "\r{}\x1b[K", ProgressLine(done, failed, share, now - began_));
+  return now - began_ >= absl::Milliseconds(500) &&
+         !(visible_ && now - drawn_ < absl::Milliseconds(100));
+}
+
+void Progress::Update(int64_t done, int64_t failed, double share) {
+  if (Due()) UpdateLine(ProgressLine(done, failed, share, absl::Now() - began_));
+}
+
+void Progress::UpdateLine(const std::string& line) {
+  if (!Due()) return;
+  winsize size{};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  fmt::print(stderr, "\r{}\x1b[K", Shorten(line, known ? size.ws_col - 1 : 79));
   std::fflush(stderr);
-  drawn_ = now;
+  drawn_ = absl::Now();
   visible_ = true;
 }
 

@@ -1,4 +1,4 @@
-// A progress bar on a terminal: how many, how fast, how long still.
+// A progress line on a terminal: how many, how fast, how long still.
 #ifndef THRESHER_CLIENT_CLI_PROGRESS_H_
 #define THRESHER_CLIENT_CLI_PROGRESS_H_
 
@@ -22,10 +22,15 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void Update(int64_t done, int64_t failed, double share);
+  /// The same with any line; it is cut to the terminal.
+  void UpdateLine(const std::string& line);
   /// Takes the bar away, so that other lines can be printed; the next update brings it back.
   void Hide();
 
  private:
+  /// Whether it is time to draw.
+  bool Due() const;
+
   const bool enabled_;
   const absl::Time began_;
   absl::Time drawn_;
