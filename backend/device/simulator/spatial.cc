@@ -357,7 +357,9 @@ absl::StatusOr<LayerCharge> Spatial::Run(const LayerRecord& record, const RunSco
   charge.total.set_dram_bytes_plain(charge.total.dram_bytes());
   charge.total.set_cycles(std::llround(cycles));
   double joules = 0;
-  for (const auto& [part, energy] : charge.total.energy_by_part()) joules += energy;
+  // In an order of its own: the message's map has another one each time.
+  const auto& parts = charge.total.energy_by_part();
+  for (const auto& [part, energy] : std::map(parts.begin(), parts.end())) joules += energy;
   charge.total.set_energy_joules(joules);
   // Attention by what each sequence took, the rest by rows.
   const double rest = std::max(0.0, joules / kPicojoule - attention_picojoules);
