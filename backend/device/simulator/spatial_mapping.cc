@@ -33,8 +33,8 @@ Extents HeadMapper::HeadExtents() const {
 void HeadMapper::AddTime(const std::vector<TilePipeline::Step>& steps,
                          const std::vector<int64_t>& ticks, double times) {
   for (size_t i = 0; i < steps.size(); ++i) {
-    work_.cycles[steps[i].unit] +=
-        static_cast<double>(ticks[i]) / SpatialMachine::kTicksPerCycle * times;
+    const double held = static_cast<double>(ticks[i]) + static_cast<double>(steps[i].barrier_ticks);
+    work_.cycles[steps[i].unit] += held / SpatialMachine::kTicksPerCycle * times;
   }
 }
 

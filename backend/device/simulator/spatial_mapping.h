@@ -5,6 +5,7 @@
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_SPATIAL_MAPPING_H_
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <utility>
 #include <vector>

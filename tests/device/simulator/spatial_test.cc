@@ -418,6 +418,15 @@ TEST(Spatial, ATimeWithoutEndIsRefused) {
   }
 }
 
+TEST(Spatial, StallsCountAmongTheTime) {
+  v1::Preset preset = PresetOf("fusemax-architecture");
+  preset.mutable_spatial()->mutable_stages(0)->set_stall_cycles(1'000'000);
+  const auto accelerator = CreateSpatial(preset);
+  ASSERT_TRUE(accelerator.ok()) << accelerator.status();
+  const LayerRecord record = DenseRecordOf(*ParseShape("t5-small"), kMaxShapeTokens, 1);
+  EXPECT_THAT(Message((*accelerator)->Run(record, {}).status()), HasSubstr("cycles: at most"));
+}
+
 TEST(Spatial, PresetsThatCannotWorkAreRefused) {
   using Spoil = std::function<void(v1::Preset*)>;
   const auto spatial = [](const std::function<void(v1::SpatialSpec*)>& spoil) -> Spoil {
