@@ -85,8 +85,9 @@ void FetchNetwork::Collect(int64_t now, std::vector<Completion>* completions) {
 }
 
 void FetchNetwork::Cross(int64_t now) {
-  for (size_t i = 0; i < lanes_.size(); ++i) {
-    Lane& lane = lanes_[(first_lane_ + i) % lanes_.size()];
+  size_t at = first_lane_;
+  for (size_t i = 0; i < lanes_.size(); ++i, at = After(at)) {
+    Lane& lane = lanes_[at];
     if (lane.size == 0 || lane.front().cycle > now) continue;
     const Transaction& transaction = lane.front();
     const int32_t channel = transaction.channel;
@@ -102,15 +103,16 @@ void FetchNetwork::Cross(int64_t now) {
     lane.Pop();
     moved_ = true;
   }
-  first_lane_ = (first_lane_ + 1) % lanes_.size();
+  first_lane_ = After(first_lane_);
 }
 
 void FetchNetwork::Generate(int64_t now) {
   auto queue = queues_.begin();
-  for (size_t i = 0; i < lanes_.size(); ++i) {
+  size_t at = next_lane_;
+  for (size_t i = 0; i < lanes_.size(); ++i, at = After(at)) {
     while (queue != queues_.end() && queue->empty()) ++queue;
     if (queue == queues_.end()) return;
-    Lane& lane = lanes_[(next_lane_ + i) % lanes_.size()];
+    Lane& lane = lanes_[at];
     if (lane.full()) continue;
     const uint32_t slot = queue->front();
     Transaction transaction = NextOf(slot);
@@ -121,7 +123,7 @@ void FetchNetwork::Generate(int64_t now) {
       queue->pop_front();
     }
   }
-  next_lane_ = (next_lane_ + 1) % lanes_.size();
+  next_lane_ = After(next_lane_);
 }
 
 FetchNetwork::Transaction FetchNetwork::NextOf(uint32_t slot) {

@@ -104,9 +104,12 @@ class FetchNetwork {
 
     bool full() const { return size == ring.size(); }
     const Transaction& front() const { return ring[head]; }
-    void Push(const Transaction& transaction) { ring[(head + size++) % ring.size()] = transaction; }
+    void Push(const Transaction& transaction) {
+      const size_t end = head + size++;
+      ring[end < ring.size() ? end : end - ring.size()] = transaction;
+    }
     void Pop() {
-      head = (head + 1) % ring.size();
+      if (++head == ring.size()) head = 0;
       --size;
     }
   };
@@ -114,6 +117,7 @@ class FetchNetwork {
   int64_t Picoseconds(int64_t cycle) const {
     return std::llround(static_cast<double>(cycle) * options_.cycle_ps);
   }
+  size_t After(size_t lane) const { return lane + 1 == lanes_.size() ? 0 : lane + 1; }
   void Collect(int64_t now, std::vector<Completion>* completions);
   void Cross(int64_t now);
   void Generate(int64_t now);
