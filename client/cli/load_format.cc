@@ -138,12 +138,10 @@ std::string ConfidenceText(const load::Tally& tally) {
     if (const auto at_most = tally.AtMost(p)) {
       sure.push_back(fmt::format("{} {}", load::PercentileName(p), TimeText(*at_most)));
     } else if (rest.empty()) {
-      rest = fmt::format("{} needs {} requests and fewer failures than percentiles beyond it",
-                         load::PercentileName(p), load::QueriesNeeded(1, p));
-      if (tally.ended() < load::QueriesNeeded(1, p)) {
-        rest =
-            fmt::format("{} needs {} requests", load::PercentileName(p), load::QueriesNeeded(1, p));
-      }
+      const int64_t needed = load::QueriesNeeded(1, p);
+      rest = tally.ended() < needed
+                 ? fmt::format("{} needs {} requests", load::PercentileName(p), needed)
+                 : fmt::format("nothing of {}, since too many failed", load::PercentileName(p));
     }
   }
   std::string text = sure.empty() ? "" : fmt::format("at most {}", fmt::join(sure, ", "));

@@ -51,13 +51,14 @@ std::string NameOf(const LevelReport& level) {
 
 double Seconds(absl::Duration time) { return absl::ToDoubleSeconds(time); }
 
-/// What a level is drawn against: what was offered, or in closed loop what came of it.
+/// What a level is drawn against.
 double LoadOf(const LoadReport& report, const LevelReport& level) {
-  return load::IsOpenLoop(report.mode) ? level.run.offered_rate : level.run.throughput;
+  if (load::IsOpenLoop(report.mode)) return level.run.offered_rate;
+  return static_cast<double>(level.level.concurrency.value_or(1));
 }
 
 std::string LoadLabel(const LoadReport& report) {
-  return load::IsOpenLoop(report.mode) ? "offered requests/s" : "answers/s";
+  return load::IsOpenLoop(report.mode) ? "requests offered a second" : "calls in flight";
 }
 
 std::vector<std::string> PoliciesIn(const LoadReport& report) {
@@ -68,7 +69,7 @@ std::vector<std::string> PoliciesIn(const LoadReport& report) {
   return policies;
 }
 
-/// A line through the levels of one policy, in the order of load (which a search goes to and fro).
+/// A line through the levels of one policy, in the order of load: a search goes to and fro.
 template <typename Value>
 std::vector<std::pair<double, double>> Line(const LoadReport& report, const std::string& policy,
                                             Value value) {
@@ -77,7 +78,7 @@ std::vector<std::pair<double, double>> Line(const LoadReport& report, const std:
     if (level.sparsity != policy) continue;
     if (const auto y = value(level)) points.emplace_back(LoadOf(report, level), *y);
   }
-  if (load::IsOpenLoop(report.mode)) std::ranges::sort(points);
+  std::ranges::sort(points);
   return points;
 }
 
@@ -118,8 +119,9 @@ std::string LatencyAgainstLoad(const LoadReport& report) {
 }
 
 std::string AnsweredAgainstLoad(const LoadReport& report) {
-  Chart chart = {
-      .title = "What came of it", .x = {.label = LoadLabel(report)}, .y = {.label = "a second"}};
+  Chart chart = {.title = "Answers against load",
+                 .x = {.label = LoadLabel(report)},
+                 .y = {.label = "answers a second"}};
   const auto policies = PoliciesIn(report);
   for (size_t i = 0; i < policies.size(); ++i) {
     const auto color = static_cast<int>(i);

@@ -144,7 +144,7 @@ std::vector<double> LinearTicks(double low, double high, int count) {
                       : rough / power > 1 ? 2 * power
                                           : power;
   for (double i = std::ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); ++i) {
-    ticks.push_back(i * step);
+    ticks.push_back(i * step + 0.0);  // No "-0".
   }
   return ticks;
 }
