@@ -23,7 +23,7 @@ struct Hbm2Table {
 /// With 8 Gb in a pseudo-channel.
 Hbm2Table TableOf(int megabits_per_second);
 
-class DramTimingChecker final : public DramObserver {
+class DramTimingChecker : public DramObserver {
  public:
   enum class Refresh { kAllBank, kSingleBank, kNone };
 
@@ -35,8 +35,6 @@ class DramTimingChecker final : public DramObserver {
   /// A breach fails the running test.
   void Observe(const DramCommand& command) override;
 
-  /// The memory's clocks were set to zero.
-  void Restart() { channels_.clear(); }
   /// All refreshes that were due by `clock`, but for the one in the making, came.
   void CheckRefreshes(int64_t clock) const;
 

@@ -71,8 +71,12 @@ uint64_t At(uint64_t row, uint64_t bank, uint64_t pseudo_channel, uint64_t colum
   return ((((row * 16 + bank) * 2 + pseudo_channel) * 32) + column) * kBurst;
 }
 
-struct Recorder final : DramObserver {
-  void Observe(const DramCommand& command) override { commands.push_back(command); }
+struct Recorder final : DramTimingChecker {
+  Recorder() : DramTimingChecker(TableOf(2000)) {}
+  void Observe(const DramCommand& command) override {
+    DramTimingChecker::Observe(command);
+    commands.push_back(command);
+  }
   std::vector<DramCommand> commands;
 };
 
@@ -418,7 +422,7 @@ TEST(Hbm2Test, EnergyIsOfActivationsAndBits) {
   const auto stream = [](int64_t i) {
     return DramRequest{.address = static_cast<uint64_t>(i) * kBurst};
   };
-  const auto dram = Create(spec);
+  Watched dram(spec);
   Drive(*dram, 32 * 8, stream);  // All of a row of each of 8 banks.
   EXPECT_EQ(dram->counts().activations(), 8);
   EXPECT_DOUBLE_EQ(dram->energy(), (8 * 909 + 8 * 8192 * 2.71) * 1e-12);
@@ -428,7 +432,7 @@ TEST(Hbm2Test, EnergyIsOfActivationsAndBits) {
   spec.set_picojoules_per_activation(0);
   spec.set_picojoules_per_bit(1);
   spec.set_phy_picojoules_per_bit(1.1);
-  const auto other = Create(spec);
+  Watched other(spec);
   Drive(*other, 10, stream);
   EXPECT_DOUBLE_EQ(other->energy(), 10 * 256 * 2.1e-12);
 }
