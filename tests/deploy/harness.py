@@ -60,8 +60,8 @@ class Process:
     def __init__(self, arguments, **options):
         self.output = tempfile.NamedTemporaryFile(mode="w+", prefix="out-")
         self.error = tempfile.NamedTemporaryFile(mode="w+", prefix="err-")
-        self.child = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.error, **options)
+        options.setdefault("stdin", subprocess.DEVNULL)
+        self.child = subprocess.Popen(arguments, stdout=self.output, stderr=self.error, **options)
 
     def __enter__(self):
         return self

@@ -55,12 +55,33 @@ def answered(server):
     return getattr(server, "answered", 0.0)
 
 
-def classify(address, texts, directory):
-    path = os.path.join(directory, "texts")
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(f"a film that is number {number} of its kind\n" for number in range(texts))
-    return subprocess.Popen([THRESHER, "classify", "--server", address, "--file", path, "--json"],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Classify(Process):
+    """A client that classifies what it is given, until there is no more."""
+
+    def __init__(self, address):
+        super().__init__([THRESHER, "classify", "--server", address, "--model", "sst2-mini", "--json", "--quiet"],
+                         stdin=subprocess.PIPE, text=True)
+        self.texts = 0
+
+    def give(self, texts):
+        for _ in range(texts):
+            self.texts += 1
+            self.child.stdin.write(f"a film that is number {self.texts} of its kind\n")
+        self.child.stdin.flush()
+
+    def give_until(self, condition, what):
+        def given():
+            assert self.running(), self.said(self.error)
+            self.give(64)
+            return condition()
+        eventually(given, what)
+
+    def finish(self):
+        """Every text has its answer."""
+        self.child.stdin.close()
+        status = self.child.wait(PATIENCE)
+        answers = len(self.said(self.output).splitlines())
+        assert (status, answers) == (0, self.texts), f"status {status}, {answers} answers\n{self.said(self.error)}"
 
 
 def calls_are_spread_and_survive_a_death_and_a_stop():
@@ -79,37 +100,30 @@ def calls_are_spread_and_survive_a_death_and_a_stop():
                                   capture_output=True, check=False).returncode == 0
         eventually(serves, "the proxy passes calls on")
 
-        client = classify(address, 600, directory)
-        output, error = client.communicate(timeout=PATIENCE)
-        assert client.returncode == 0, f"{error}\n{proxy.said(proxy.error)}"
-        assert len(output.splitlines()) == 600, error
+        with Classify(address) as client:
+            client.give(600)
+            client.finish()
         spread = [answered(server) for server in servers]
         print("answered by each:", spread)
         assert sum(spread) >= 600 and min(spread) > 0, f"not spread over all: {spread}"
 
-        # One dies at work.
-        client = classify(address, 6000, directory)
-        victim = servers[1]
-        before = answered(victim)
-        eventually(lambda: answered(victim) > before or client.poll() is not None, "the victim works")
-        assert client.poll() is None, "the client was done before anybody died"
-        victim.child.send_signal(signal.SIGKILL)
-        output, error = client.communicate(timeout=PATIENCE)
-        assert client.returncode == 0, error
-        assert len(output.splitlines()) == 6000, f"{len(output.splitlines())} answers\n{error}"
-        left = [answered(server) for server in servers]
-        print("and after a death:", left)
-        assert left[0] > spread[0] and left[2] > spread[2], left
+        first, victim, leaver = servers
+        with Classify(address) as client:
+            client.give_until(lambda: answered(victim) > spread[1], "the victim works")
+            victim.child.send_signal(signal.SIGKILL)
+            before = [answered(first), answered(leaver)]
+            client.give_until(lambda: answered(first) > before[0] and answered(leaver) > before[1],
+                              "the others go on")
+            client.finish()
 
-        # One stops in order, which nobody notices: the proxy looks away while it still serves.
-        client = classify(address, 6000, directory)
-        leaver = servers[2]
-        eventually(lambda: answered(leaver) > left[2] or client.poll() is not None, "the leaver works")
-        leaver.child.terminate()
-        output, error = client.communicate(timeout=PATIENCE)
-        assert client.returncode == 0 and len(output.splitlines()) == 6000, error
-        assert leaver.child.wait(PATIENCE) == 0, leaver.said(leaver.error)
-
+        # That one stops in order nobody notices: the proxy looks away while it still serves.
+        with Classify(address) as client:
+            before = answered(leaver)
+            client.give_until(lambda: answered(leaver) > before, "the leaver works")
+            leaver.child.terminate()
+            client.give_until(lambda: not leaver.running(), "the leaver stops")
+            client.finish()
+        assert leaver.child.wait() == 0, leaver.said(leaver.error)
 
 
 checks(the_configuration_is_valid, calls_are_spread_and_survive_a_death_and_a_stop)
