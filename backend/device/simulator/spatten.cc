@@ -80,8 +80,11 @@ class SpAtten : public Accelerator {
   }
 
   absl::StatusOr<LayerCharge> Run(const LayerRecord& record, const RunScope& scope) override {
-    THRESHER_RETURN_IF_ERROR(Annotate(CheckSpAttenRecord(record, spec_),
-                                      fmt::format("{}: layer {}", preset_.name(), record.layer)));
+    const std::string where = fmt::format("{}: layer {}", preset_.name(), record.layer);
+    THRESHER_RETURN_IF_ERROR(Annotate(CheckSpAttenRecord(record, spec_), where));
+    if (!scope.attention_only) {
+      THRESHER_RETURN_IF_ERROR(Annotate(CheckSpAttenLinear(record, spec_), where));
+    }
     const v1::DramCounts counts_before = dram_->counts();
     const double energy_before = dram_->energy();
     const int64_t transactions_before = network_.transactions();

@@ -12,9 +12,12 @@ namespace {
 
 // Of a layer: some minutes of simulation.
 constexpr int64_t kMostRows = int64_t{1} << 27;
+constexpr double kMostWeightBytes = 1e11;
+// Far below what sums of products could not hold.
+constexpr double kMostProducts = 1e16;
 constexpr int64_t kMostTokens = int64_t{1} << 24;
 constexpr int32_t kMostHeads = 1 << 16;
-constexpr int32_t kMostWidth = 1 << 24;
+constexpr int32_t kMostWidth = 1 << 22;
 constexpr int32_t kMostBits = 32;
 
 absl::Status CheckRange(const char* field, double value, double least, double most) {
@@ -79,7 +82,7 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
     if (value >= 0 && value <= most) return absl::OkStatus();
     return InvalidArgument("{}: {} must lie within 0 and {}", field, value, most);
   };
-  const int64_t most_rows = kMostTokens * shape.heads;
+  const int64_t most_rows = static_cast<int64_t>(sequence.rows) * shape.heads;
   THRESHER_RETURN_IF_ERROR(check("rows", sequence.rows, kMostTokens));
   THRESHER_RETURN_IF_ERROR(check("keys", sequence.keys, kMostTokens));
   THRESHER_RETURN_IF_ERROR(check("dense_rows", sequence.dense_rows, kMostTokens));
@@ -115,6 +118,7 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
 
 absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
   constexpr double kMany = 1 << 20;
+  constexpr double kMostSram = 1 << 30;
   const auto check = CheckRange;
   THRESHER_RETURN_IF_ERROR(check("clock_hz", spec.clock_hz(), 1e6, 1e12));
   THRESHER_RETURN_IF_ERROR(check("multipliers", spec.multipliers(), 1, kMany));
@@ -124,9 +128,9 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
   THRESHER_RETURN_IF_ERROR(check("context", spec.context(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("softmax_fifo", spec.softmax_fifo(), spec.context(), 1e9));
   THRESHER_RETURN_IF_ERROR(
-      check("key_sram_bytes", static_cast<double>(spec.key_sram_bytes()), 1, 1e12));
+      check("key_sram_bytes", static_cast<double>(spec.key_sram_bytes()), 1, kMostSram));
   THRESHER_RETURN_IF_ERROR(
-      check("value_sram_bytes", static_cast<double>(spec.value_sram_bytes()), 1, 1e12));
+      check("value_sram_bytes", static_cast<double>(spec.value_sram_bytes()), 1, kMostSram));
   THRESHER_RETURN_IF_ERROR(check("row_queue", spec.row_queue(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("linear_bits", spec.linear_bits(), 1, kMostBits));
 
@@ -186,6 +190,23 @@ absl::Status CheckSpAttenRecord(const LayerRecord& record, const v1::SpAttenSpec
         rows, segment, kMostRows);
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckSpAttenLinear(const LayerRecord& record, const v1::SpAttenSpec& spec) {
+  const LayerShape& shape = record.shape;
+  double rows = 0;
+  for (const SequenceRecord& sequence : record.sequences) rows += sequence.rows;
+  const double attention = static_cast<double>(shape.heads) * shape.head_dim;
+  const double hidden = shape.hidden_size, ffn = shape.ffn_size;
+  const double weights = 4 * attention * hidden + shape.ffn_matrices * hidden * ffn;
+  const double row_bytes = std::max({attention, hidden, ffn}) * spec.linear_bits() / 8;
+  const double times = 1 + rows * row_bytes / static_cast<double>(spec.value_sram_bytes());
+  const double bytes = weights * spec.linear_bits() / 8 * times;
+  if (bytes <= kMostWeightBytes && rows * weights <= kMostProducts) return absl::OkStatus();
+  return InvalidArgument(
+      "linear layers stream {:.0f} GB of weights for {:.0f} rows, more than the {:.0f} GB that are "
+      "simulated in a layer: use fewer tokens, or charge attention alone",
+      bytes / 1e9, rows, kMostWeightBytes / 1e9);
 }
 
 }  // namespace thresher

@@ -15,6 +15,9 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec);
 /// for heads so wide that not even one row fits.
 absl::Status CheckSpAttenRecord(const LayerRecord& record, const v1::SpAttenSpec& spec);
 
+/// INVALID_ARGUMENT for linear layers that nobody has time to simulate. The record must be valid.
+absl::Status CheckSpAttenLinear(const LayerRecord& record, const v1::SpAttenSpec& spec);
+
 }  // namespace thresher
 
 #endif  // THRESHER_BACKEND_DEVICE_SIMULATOR_SPATTEN_CHECK_H_

@@ -29,11 +29,11 @@ std::unique_ptr<Accelerator> Make(const std::string& name) {
   return *std::move(accelerator);
 }
 
-v1::Simulation Replay(Accelerator* accelerator, const std::string& path) {
+v1::Simulation Replay(Accelerator* accelerator, const std::string& path, int layers = 1 << 30) {
   v1::Simulation total;
   auto reader = TraceReader::Open(path);
   EXPECT_TRUE(reader.ok()) << reader.status();
-  while (reader.ok()) {
+  while (reader.ok() && layers-- > 0) {
     auto record = (*reader)->Next();
     EXPECT_TRUE(record.ok()) << record.status();
     if (!record.ok() || !record->has_value()) break;
@@ -96,15 +96,7 @@ TEST(SpAtten, ThePublicTraceReadsAsManyBytesAsPublished) {
 TEST(SpAtten, ATraceWithoutPruningReadsAllOfIt) {
   const auto path = testing::SharedPath("golden/spatten/gpt2-small-wikitext2-per8-step1+dedic.csv");
   THRESHER_REQUIRE_SHARED(path);
-  auto accelerator = Make("spatten");
-  auto reader = TraceReader::Open(path);
-  ASSERT_TRUE(reader.ok()) << reader.status();
-  v1::Simulation total;
-  for (int i = 0; i < 12; ++i) {  // A step: the others are alike.
-    const auto charge = accelerator->Run(**(*reader)->Next(), {.attention_only = true});
-    ASSERT_TRUE(charge.ok()) << charge.status();
-    AddSimulation(charge->total, &total);
-  }
+  const v1::Simulation total = Replay(Make("spatten").get(), path, 12);  // A step: all are alike.
   EXPECT_EQ(total.kv_bytes(), total.kv_bytes_dense().fp32());
   EXPECT_EQ(total.operations(), total.operations_dense());
   EXPECT_EQ(total.refetched_rows(), 0);
@@ -115,10 +107,10 @@ TEST(SpAtten, TheSameTraceGivesTheSameChargeEveryTime) {
   const auto path = testing::SharedPath("golden/spatten/gpt2-small-wikitext2-per8.csv");
   THRESHER_REQUIRE_SHARED(path);
   auto accelerator = Make("spatten-eighth");
-  const v1::Simulation first = Replay(accelerator.get(), path);
+  const v1::Simulation first = Replay(accelerator.get(), path, 30);
   accelerator->Reset();
-  EXPECT_TRUE(MessageDifferencer::Equals(first, Replay(accelerator.get(), path)));
-  EXPECT_TRUE(MessageDifferencer::Equals(first, Replay(Make("spatten-eighth").get(), path)));
+  EXPECT_TRUE(MessageDifferencer::Equals(first, Replay(accelerator.get(), path, 30)));
+  EXPECT_TRUE(MessageDifferencer::Equals(first, Replay(Make("spatten-eighth").get(), path, 30)));
 }
 
 TEST(SpAtten, ALongSentenceNearlyReachesThePeak) {
@@ -179,6 +171,32 @@ TEST(SpAtten, LinearLayersStreamTheirWeights) {
   const double cycles = layer->total.busy_cycles().at("linear");
   EXPECT_NEAR(cycles, linear / 2048, 0.01 * cycles);
   EXPECT_GT(layer->total.energy_by_part().at("linear"), 0);
+}
+
+TEST(SpAtten, EnergyIsWhatWasDoneAtThePresetsPrices) {
+  v1::Preset preset = *FindPreset("spatten");
+  v1::SpAttenEnergy& energy = *preset.mutable_spatten()->mutable_energy();
+  energy.set_multiply(2);
+  energy.set_add(1);
+  energy.set_softmax_element(10);
+  energy.set_sram_byte(0.5);
+  const auto accelerator = *CreateSpAtten(preset);
+  const auto charge = accelerator->Run(Encoder(16), {.attention_only = true});
+  ASSERT_TRUE(charge.ok()) << charge.status();
+  const auto& parts = charge->total.energy_by_part();
+  const double scores = 12 * 16 * 16;
+  EXPECT_NEAR(parts.at("qk"), scores * 64 * 3e-12, 1e-18);
+  EXPECT_NEAR(parts.at("pv"), scores * 64 * 3e-12, 1e-18);
+  EXPECT_NEAR(parts.at("softmax"), scores * 10e-12, 1e-18);
+  EXPECT_EQ(parts.at("top_k"), 0);
+  // K and V of 16 tokens are written once and read for each of 16 queries, 96 bytes a row.
+  EXPECT_NEAR(charge->total.sram_bytes(), 2 * 12 * (16 + 256) * 96, 1e-6);
+  EXPECT_NEAR(parts.at("sram"), 2 * 12 * (16 + 256) * 96 * 0.5e-12, 1e-18);
+  const v1::DramCounts& dram = charge->total.dram();
+  EXPECT_EQ(dram.reads() + dram.writes(), 12 * 16 * (2 * 3 + 3 + 3));
+  const double bits = 256.0 * static_cast<double>(dram.reads() + dram.writes());
+  EXPECT_NEAR(parts.at("dram"),
+              (909.0 * static_cast<double>(dram.activations()) + 2.71 * bits) * 1e-12, 1e-15);
 }
 
 TEST(SpAtten, ATimelineShowsWhatUnitsDid) {
@@ -262,6 +280,13 @@ TEST(SpAtten, ARecordThatCannotBeIsRefusedWithTheField) {
                 }
               }),
               HasSubstr("use fewer tokens"));
+  EXPECT_THAT(error([](LayerRecord* r) { r->sequences[0].key_rows = 1000; }),
+              HasSubstr("key_rows"));
+  LayerRecord wide = Encoder(16);
+  wide.shape.hidden_size = wide.shape.ffn_size = 1 << 22;
+  EXPECT_THAT(Message(accelerator->Run(wide, {}).status()),
+              HasSubstr("spatten: layer 0: linear layers"));
+  EXPECT_TRUE(accelerator->Run(wide, {.attention_only = true}).ok());
   EXPECT_TRUE(accelerator->Run(Encoder(16), {}).ok()) << "nothing stays behind";
 }
 
