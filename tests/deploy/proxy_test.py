@@ -36,11 +36,12 @@ def configuration(address, servers):
     with open(CONFIG, encoding="utf-8") as file:
         text = file.read()
     text, binds = re.subn(r"bind \S+", f"bind {address}", text)
-    lines = iter(servers)
-    text, replaced = re.subn(
-        r"^( +server \S+) \S+ port \d+",
-        lambda line: (lambda server: f"{line[1]} {server.grpc} port {server.http.rsplit(':', 1)[1]}")(next(lines)),
-        text, flags=re.MULTILINE)
+    remaining = iter(servers)
+
+    def readdressed(line):
+        server = next(remaining)
+        return f"{line[1]} {server.grpc} port {server.http.rsplit(':', 1)[1]}"
+    text, replaced = re.subn(r"^( +server \S+) \S+ port \d+", readdressed, text, flags=re.MULTILINE)
     assert (binds, replaced) == (1, len(servers)), "the file's own addresses"
     return text
 
