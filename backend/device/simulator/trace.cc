@@ -53,7 +53,6 @@ class RowStream {
     ended_ = false;
     THRESHER_ASSIGN_OR_RETURN(const bool more, NextLine());
     if (!more) return Error("is empty");
-    TraceFields names;
     std::string_view header = text_;
     order_.fill(-1);
     for (int place = 0; !header.empty() || place == 0; ++place) {
