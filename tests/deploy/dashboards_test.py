@@ -85,7 +85,7 @@ def each_metric_is_shown_or_left_out_with_a_reason():
         status, text = get(f"http://{server.http}/metrics")
     assert status == 200, text
     metrics = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-    assert len(metrics) > 50, metrics
+    assert len(metrics) > 40, f"too few to be all: {metrics}"
     for name, kind in metrics.items():
         series = {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
         there = bool(series & seen)

@@ -20,8 +20,9 @@ SOURCE, THRESHERD, THRESHER = sys.argv[1:]
 RULES = os.path.join(SOURCE, "deploy/prometheus/rules/*.yml")
 prometheus = need("prometheus", "prometheus")
 
-# Not on every machine: the cgroup's quota and its account.
-OF_THE_MACHINE = re.compile(r"thresher_cpu_(quota|throttled|periods)")
+# Not on every machine, the cgroup's quota and its account: queries, and the series that tells.
+OF_THE_MACHINE = {r"thresher_cpu_quota": "thresher_cpu_quota_cores",
+                  r"thresher_cpu_(throttled|periods)": "thresher_cpu_throttled_seconds_total"}
 # Where there is no decoder to serve.
 OF_TEXTS = re.compile(r"first_token|inter_token|(prompt|generated)_tokens|_texts|generation|decode_kv"
                       r"|kv_(cache|held)|prefix_cache")
@@ -95,17 +96,18 @@ def every_query_has_data():
                     wanted.append((f"alert {rule['name']}", name))
         assert len([rule for rule in loaded if rule["type"] == "alerting"]) > 10, loaded
 
-        missing = {}
+        missing, absent = {}, set()
         _, metrics = get(f"http://{server.http}/metrics")
 
         def everywhere():
             server.check()
             missing.clear()
             for where, query in wanted:
-                if OF_THE_MACHINE.search(query) and "thresher_cpu_quota_cores" not in metrics:
-                    scraper.api("query", query=query)
-                elif OF_TEXTS.search(query) and not server.generates:
-                    scraper.api("query", query=query)
+                if (any(re.search(pattern, query) and series not in metrics
+                        for pattern, series in OF_THE_MACHINE.items())
+                        or OF_TEXTS.search(query) and not server.generates):
+                    scraper.api("query", query=query)  # Parses.
+                    absent.add(query)
                 elif not scraper.has_data(query):
                     missing[query] = where
             return not missing
@@ -114,7 +116,9 @@ def every_query_has_data():
         except AssertionError as error:
             gaps = "\n".join(f"{where}: no data: {query}" for query, where in missing.items())
             raise AssertionError(f"{error}\n{gaps}") from None
-        print(f"{len(wanted)} queries have data")
+        queries = {query for _, query in wanted}
+        print(f"{len(queries - absent)} queries have data; {len(absent)} have none here: there is no CPU "
+              "quota, or no decoder" if absent else f"{len(queries)} queries have data")
         broken = [rule["name"] + ": " + rule.get("lastError", "") for rule in rules(scraper)
                   if rule["health"] == "err"]
         assert not broken, broken
