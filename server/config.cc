@@ -75,6 +75,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_metrics_attention_every(100);
   config.set_metrics_per_layer(false);
   config.set_prefill_chunk(256);
+  config.set_elastic(false);
   return config;
 }
 

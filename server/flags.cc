@@ -58,6 +58,10 @@ constexpr std::array kSettings = {
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
     Setting{"max_queue_delay", "Limits", "TIME",
             "Refuse while what waits is expected to take longer than this; 0s: no bound"},
+    Setting{
+        "elastic", "Limits", "true|false",
+        "Serve requests that allow a quality loss densely while nothing waits, and prune more as "
+        "the queue fills"},
     Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
     Setting{"lame_duck", "Shutdown", "TIME",

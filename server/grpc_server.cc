@@ -45,7 +45,7 @@ class GrpcServer::Impl {
        Metrics* metrics)
       : options_(options),
         inference_(
-            {.max_inputs = options.max_inputs},
+            {.max_inputs = options.max_inputs, .elastic = options.elastic},
             [repository](std::string_view name, std::string_view version) {
               return repository->Find(name, version);
             },

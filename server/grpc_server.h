@@ -21,6 +21,7 @@ struct GrpcServerOptions {
   std::string listen = "127.0.0.1:8001";  // HOST:PORT; port 0 picks a free one.
   int max_message_bytes = 16 << 20;       // A larger request is RESOURCE_EXHAUSTED.
   int max_inputs = 256;                   // Inputs (rows) in one call.
+  bool elastic = false;                   // Inference::Options::elastic.
 };
 
 class GrpcServer {

@@ -238,7 +238,9 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
           model.name, LossMetric(model.quality->measure()), Name(request_.method),
           LossMetric(measure), command);
     }
-    policy_ = model.quality->Choose(max_loss);
+    const double level = inference_->ElasticLevel();
+    policy_ = model.quality->Choose(max_loss * level);
+    if (inference_->options_.elastic) inference_->metrics_->OnElastic(model.name, level);
     return absl::OkStatus();
   }
 
@@ -400,6 +402,11 @@ absl::Status Inference::Refuse(Method method, std::string_view model, size_t inp
   const size_t count = std::clamp<size_t>(inputs, 1, static_cast<size_t>(options_.max_inputs));
   for (size_t i = 0; i < count; ++i) metrics_->OnRequest(model, method, status, {});
   return status;
+}
+
+double Inference::ElasticLevel() const {
+  if (!options_.elastic) return 1.0;
+  return std::min(1.0, 2.0 * scheduler_->snapshot().pressure);
 }
 
 absl::StatusOr<HeldInput> Inference::HoldInput(int64_t bytes) {

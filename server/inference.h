@@ -102,6 +102,10 @@ class Inference {
     int max_inputs = 256;
     /// Input of the calls that have not ended, all together; a call too many is RESOURCE_EXHAUSTED.
     int64_t max_pending_bytes = 256 << 20;
+    /// A call that allows a quality loss is served densely while nothing waits, and as the queue
+    /// fills with more and more of what it allows: all of it once the queue is half full. Else
+    /// always with all of it.
+    bool elastic = false;
     /// Threads that turn results into answers while the compute executor goes on.
     int answer_threads = 2;
   };
@@ -133,6 +137,8 @@ class Inference {
   void RunLater(std::function<void()> work) { answer_threads_.Run(std::move(work)); }
 
   int max_inputs() const { return options_.max_inputs; }
+  /// The share of the allowed quality loss that calls are served with now.
+  double ElasticLevel() const;
   Metrics& metrics() const { return *metrics_; }
   InferenceStatistics& statistics() { return statistics_; }
 

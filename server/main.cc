@@ -165,6 +165,7 @@ int Serve(const v1::ServerConfig& config) {
   grpc_options.listen = config.listen();
   grpc_options.max_message_bytes = config.max_message_bytes();
   grpc_options.max_inputs = config.max_inputs();
+  grpc_options.elastic = config.elastic();
   const auto grpc = GrpcServer::Start(grpc_options, &repository, &scheduler, &metrics);
   if (!grpc.ok()) {
     // gRPC logs the reason and keeps it out of its answer: the kernel is asked again.

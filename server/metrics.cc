@@ -296,6 +296,8 @@ class Metrics::Impl {
       add("thresher_queue_oldest_age_seconds", "How long the oldest has waited; 0 if none waits.",
           absl::ToDoubleSeconds(snapshot.oldest_age));
       add("thresher_running_sequences", "Sequences in the batch that runs.", snapshot.running);
+      add("thresher_queue_pressure",
+          "How near the queue is to refusing, in number or in time: 1 refuses.", snapshot.pressure);
     }
     if (repository != nullptr) {
       CollectModels(*repository, &families);
@@ -408,6 +410,9 @@ void Metrics::OnReport(std::string_view model, std::string_view policy,
   if (!report.simulation().preset().empty()) {
     impl_->simulation().OnSimulation(model, report.simulation());
   }
+}
+void Metrics::OnElastic(std::string_view model, double level) {
+  impl_->pruning().OnElastic(model, level);
 }
 void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t /*cost*/,
                       absl::Duration compute) {

@@ -64,6 +64,8 @@ class Metrics final : public SchedulerObserver {
   ReportDetail NextDetail(std::string_view model);
   /// One answered sequence's account, under the policy of that name; nothing if it has no amounts.
   void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
+  /// A call that allows a quality loss was given this share of it (0 to 1), with --elastic.
+  void OnElastic(std::string_view model, double level);
   void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                absl::Duration compute) override;
   /// The series of a decoder's texts (generation_metrics.h).

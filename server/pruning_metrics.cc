@@ -57,7 +57,10 @@ PruningMetrics::PruningMetrics(const MetricsOptions& options, prometheus::Regist
                              "measured sequence.")),
       sink_heads_(Histograms("thresher_attention_sink_heads_share",
                              "Share of heads, over layers, that give the first token more than "
-                             "0.3 in the mean, of each measured sequence.")) {
+                             "0.3 in the mean, of each measured sequence.")),
+      elastic_(Histograms("thresher_elastic_level",
+                          "Share of its allowed quality loss that each call was given, under "
+                          "--elastic: 0 is dense.")) {
   if (!options.per_layer) return;
   layer_done_ = &Counters("thresher_layer_operations_done_total",
                           "Operations done, by kind of work and layer.");
@@ -112,6 +115,15 @@ void PruningMetrics::OnReport(std::string_view model, std::string_view policy,
   if (!report.has_sink_share()) return;
   measured.sink_share->Observe(report.sink_share());
   measured.sink_heads->Observe(report.sink_heads());
+}
+
+void PruningMetrics::OnElastic(std::string_view model, double level) {
+  MutexLock lock(&mutex_);
+  ModelSeries& series = UseModel(model);
+  if (series.elastic == nullptr) {
+    series.elastic = &elastic_.Add({{"model", std::string(model)}}, kShares);
+  }
+  series.elastic->Observe(level);
 }
 
 void PruningMetrics::Begin(std::string_view model) {

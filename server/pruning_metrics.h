@@ -33,6 +33,8 @@ class PruningMetrics {
   ReportDetail NextDetail(std::string_view model);
   /// One answered sequence's account; one without amounts is not counted.
   void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
+  /// The share of its allowed quality loss that a call was given.
+  void OnElastic(std::string_view model, double level);
   /// Makes the model's dense series, at zero.
   void Begin(std::string_view model);
 
@@ -60,7 +62,8 @@ class PruningMetrics {
     prometheus::Histogram* entropy = nullptr;
     prometheus::Histogram* sink_share = nullptr;
     prometheus::Histogram* sink_heads = nullptr;
-    int64_t sequences = 0;  // That NextDetail was asked for.
+    prometheus::Histogram* elastic = nullptr;  // Made with its first call.
+    int64_t sequences = 0;                     // That NextDetail was asked for.
   };
 
   prometheus::Family<prometheus::Counter>& Counters(const char* name, const char* help);
@@ -83,6 +86,7 @@ class PruningMetrics {
   prometheus::Family<prometheus::Histogram>& entropy_;
   prometheus::Family<prometheus::Histogram>& sink_share_;
   prometheus::Family<prometheus::Histogram>& sink_heads_;
+  prometheus::Family<prometheus::Histogram>& elastic_;
   prometheus::Family<prometheus::Counter>* layer_done_ = nullptr;  // With per_layer.
   prometheus::Family<prometheus::Counter>* layer_skipped_ = nullptr;
 

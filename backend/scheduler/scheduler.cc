@@ -564,6 +564,13 @@ Scheduler::Snapshot Scheduler::Impl::snapshot() {
   Snapshot snapshot;
   snapshot.queued = static_cast<int32_t>(Queued());
   snapshot.running = running_;
+  snapshot.pressure = snapshot.queued / static_cast<double>(options_.max_queue);
+  if (options_.max_queue_delay > absl::ZeroDuration()) {
+    snapshot.pressure =
+        std::max(snapshot.pressure,
+                 absl::FDivDuration(TimeToDrain(options_.clock->Now()), options_.max_queue_delay));
+  }
+  snapshot.pressure = std::min(snapshot.pressure, 1.0);
   absl::Time oldest = absl::InfiniteFuture();
   for (const auto& [engine, lane] : lanes_) {
     if (lane.queue.empty()) continue;

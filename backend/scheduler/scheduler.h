@@ -134,6 +134,8 @@ class Scheduler {
     int64_t queued_cost = 0;    // Of those that can still run.
     absl::Duration oldest_age;  // Of the same; zero if there are none.
     int32_t running = 0;        // Sequences in the batch that runs.
+    /// How near the queue is to refusing, in number or in time: from 0 to 1, which refuses.
+    double pressure = 0.0;
   };
   Snapshot snapshot() const;
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <future>
 
 #include "backend/evaluation/fingerprint.h"
 #include "backend/evaluation/profile.h"
@@ -133,6 +134,37 @@ class QualityTest : public testing::ServerTest {
 
   static inline testing::TempDir* dir_ = nullptr;
 };
+
+TEST_F(QualityTest, UnderElasticTheFillingQueueDecidesHowMuchOfTheBoundIsUsed) {
+  GrpcServerOptions options;
+  options.elastic = true;
+  SchedulerOptions scheduler;
+  scheduler.max_queue = 40;
+  Start(scheduler, options);
+  EXPECT_EQ(Ran("calibrated", 0.02), "dense");  // Nothing waits.
+  // Each call below finds so many waiting; with half the queue full all of the bound is used.
+  for (const auto& [waiting, policy] :
+       {std::pair(4, "dense"), std::pair(11, "spatten:final=0.8"),
+        std::pair(20, "spatten:final=0.4"), std::pair(30, "spatten:final=0.4")}) {
+    SCOPED_TRACE(waiting);
+    Hold();
+    auto others = std::async(std::launch::async, [this, waiting = waiting] {
+      v1::ClassifyRequest request =
+          ClassifyRequest(std::vector<std::string>(static_cast<size_t>(waiting), "x"));
+      request.mutable_model()->set_name("none");
+      v1::ClassifyResponse response;
+      return Classify(request, &response);
+    });
+    AwaitQueued(waiting);
+    auto ran = std::async(std::launch::async, [this] { return Ran("calibrated", 0.02); });
+    AwaitQueued(waiting + 1);
+    Release();
+    EXPECT_TRUE(others.get().ok());
+    EXPECT_THAT(ran.get(), ::testing::StartsWith(policy));
+  }
+  const std::string metrics = metrics_.Exposition();
+  EXPECT_THAT(metrics, HasSubstr("thresher_elastic_level_count{model=\"calibrated\"} 5"));
+}
 
 TEST_F(QualityTest, TheBoundChoosesThePolicyAndTheReportNamesIt) {
   EXPECT_THAT(Ran("calibrated", 0.01), HasSubstr("spatten:final=0.8"));
