@@ -133,6 +133,7 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
     out.bits = {.query = plan->quantization->msb_bits + plan->quantization->lsb_bits,
                 .key = plan->quantization->msb_bits,
                 .key_refetch = plan->quantization->lsb_bits};
+    out.refetch_threshold = plan->quantization->threshold;
   }
   if (rows < dense_rows) out.positions.assign(positions.begin(), positions.end());
   if (kept_rows < rows) {
@@ -178,6 +179,7 @@ SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
     out.bits = {.query = planes.msb_bits + planes.lsb_bits,
                 .key = planes.msb_bits,
                 .key_refetch = planes.lsb_bits};
+    out.refetch_threshold = sequence.refetch_threshold;
   }
   if (!sequence.reads.empty()) {
     out.positions.assign(sequence.reads.begin(), sequence.reads.end());
