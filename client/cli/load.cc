@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <future>
 #include <memory>
 #include <optional>
 #include <set>
@@ -132,7 +132,8 @@ class LoadTest {
       THRESHER_ASSIGN_OR_RETURN(auto client, Client::Connect({.server = flags_.server.server,
                                                               .deadline = flags_.server.deadline,
                                                               .retry = {.max_attempts = 1}}));
-      live.push_back(client->CallAsync(inference::ServerLiveRequest(), {.stop = stop_}));
+      live.push_back(
+          client->CallAsync(inference::ServerLiveRequest(), client::CallOptions{.stop = stop_}));
       clients.push_back(client.get());
       clients_.push_back(std::move(client));
     }

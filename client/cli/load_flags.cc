@@ -41,9 +41,11 @@ void AddPlanFlags(CLI::App& app, LoadFlags& flags) {
         ->option_text("TIME")
         ->group("Load");
   };
-  option("--mode", flags.mode,
-         "closed (default), constant, poisson, schedule, ramp, step, peak, or a scenario of MLPerf",
-         "MODE")
+  option(
+      "--mode", flags.mode,
+      "closed (default); constant, poisson, schedule, ramp, step; peak; or MLPerf's SingleStream, "
+      "MultiStream, Server, Offline",
+      "MODE")
       ->check(CLI::IsMember(load::ModeNames()));
   option("--concurrency", flags.concurrency,
          "Calls in flight in closed loop (default 1); a range is a level each: 1:8 doubles, "

@@ -23,7 +23,8 @@ std::optional<double> ParsePercentile(std::string_view text) {
   if (text.find('.') == std::string_view::npos) {
     for (size_t digits = 2; digits < text.size(); ++digits) percent /= 10;
   }
-  if (!(percent > 0 && percent < 100)) return std::nullopt;
+  // Beyond that no run is long enough.
+  if (!(percent > 0 && percent <= 99.999)) return std::nullopt;
   return percent / 100;
 }
 

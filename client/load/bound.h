@@ -14,7 +14,8 @@ namespace thresher::load {
 struct Bound {
   enum class Of { kLatency, kFirstToken };
 
-  /// "p99=50ms", "p99.9=1s" (or p999), "first_token:p90=200ms". INVALID_ARGUMENT else.
+  /// "p99=50ms", "p99.9=1s" (or p999), "first_token:p90=200ms"; p99.999 at most.
+  /// INVALID_ARGUMENT else.
   static absl::StatusOr<Bound> Parse(std::string_view text);
 
   Of of = Of::kLatency;

@@ -77,19 +77,12 @@ void TakeResponse(const inference::ModelInferResponse& response,
                                      .compute = seconds("compute_seconds"),
                                      .total = seconds("total_seconds")};
   }
-  if (const auto* tokens = find("tokens")) completion->input_tokens = tokens->int64_param();
+  for (const char* name : {"tokens", "prompt_tokens"}) {
+    if (const auto* tokens = find(name)) completion->input_tokens = tokens->int64_param();
+  }
   if (const auto* tokens = find("generated_tokens")) {
     completion->output_tokens = tokens->int64_param();
   }
-}
-
-template <typename Request>
-int64_t InputsOf(const Request& request) {
-  return request.inputs_size();
-}
-int64_t InputsOf(const inference::ModelInferRequest& request) {
-  if (request.inputs_size() == 0 || request.inputs(0).shape_size() == 0) return 1;
-  return request.inputs(0).shape(0);
 }
 
 /// What is known of a text while it comes; only ever on one thread at a time.
@@ -113,7 +106,6 @@ struct GrpcPort::Sender {
 
   template <typename Request>
   void operator()(Request& request) {
-    completion.inputs = InputsOf(request);
     completion.sent = port.Now();
     client.CallAsync<Request>(
         std::move(request),
@@ -201,7 +193,10 @@ void GrpcPort::Send(int64_t id) {
     std::lock_guard lock(mutex_);
     ++in_flight_;
   }
-  Sender sender = {*this, client, {.id = id, .part = query.part}, std::move(query.labels)};
+  Sender sender = {*this,
+                   client,
+                   {.id = id, .part = query.part, .inputs = query.inputs},
+                   std::move(query.labels)};
   std::visit(sender, query.request);
 }
 

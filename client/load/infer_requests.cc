@@ -163,11 +163,9 @@ absl::StatusOr<InferRequests> InferRequests::Create(
   return requests;
 }
 
-bool InferRequests::takes_texts() const {
-  for (const Input& input : inputs_) {
-    if (input.datatype == "BYTES") return true;
-  }
-  return false;
+bool InferRequests::takes_batches() const {
+  return std::any_of(inputs_.begin(), inputs_.end(),
+                     [](const Input& input) { return input.lead_is_batch; });
 }
 
 ModelInferRequest InferRequests::Make(int batch, Texts& texts, Random& random) const {

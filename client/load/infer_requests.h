@@ -40,8 +40,8 @@ class InferRequests {
 
   inference::ModelInferRequest Make(int batch, Texts& texts, Random& random) const;
 
-  /// Whether any input takes texts.
-  bool takes_texts() const;
+  /// Whether any input has room for a batch; else a request is one sample, whatever `batch` is.
+  bool takes_batches() const;
 
  private:
   struct Input {

@@ -84,8 +84,9 @@ absl::StatusOr<Range> Range::Parse(std::string_view text) {
     double number = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), number);
     if (count == 3 || error != std::errc() || end != part.data() + part.size() ||
-        !(number > 0 && number <= 1e9)) {
-      return Refuse(fmt::format("'{}' is not N, N:M or N:M:STEP of positive numbers", text));
+        !(number >= 1e-3 && number <= 1e9)) {
+      return Refuse(
+          fmt::format("'{}' is not N, N:M or N:M:STEP of numbers from 0.001 to 1e9", text));
     }
     numbers[count] = number;
     if (colon == std::string_view::npos) break;

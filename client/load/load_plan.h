@@ -45,7 +45,7 @@ struct Range {
   double to = 0;
   double step = 0;  // 0: none was given.
 
-  /// INVALID_ARGUMENT for what is no range of positive numbers.
+  /// INVALID_ARGUMENT for what is no range of numbers from 0.001 to 1e9.
   static absl::StatusOr<Range> Parse(std::string_view text);
   bool single() const { return from == to; }
   /// At most kMostLevels, the last at most `to`.

@@ -88,6 +88,7 @@ int Workload::DrawPart() {
 Query Workload::Next() {
   Query query;
   query.part = DrawPart();
+  query.inputs = options_.batch;
   const PartOptions& part = options_.parts[query.part];
   switch (part.method) {
     case Method::kClassify: {
@@ -111,10 +112,12 @@ Query Workload::Next() {
       request.mutable_prompt()->set_text(texts_->Next().text);
       if (options_.max_tokens) request.set_max_tokens(*options_.max_tokens);
       request.set_ignore_eos(options_.ignore_eos);
+      query.inputs = 1;
       query.request = std::move(request);
       break;
     }
     case Method::kInfer: {
+      if (!part.infer->takes_batches()) query.inputs = 1;
       auto request = part.infer->Make(options_.batch, *texts_, random_);
       auto& parameters = *request.mutable_parameters();
       const v1::SparsityOptions& sparsity = options_.options.sparsity();

@@ -52,6 +52,7 @@ struct Query {
                                inference::ModelInferRequest>;
   int part = 0;
   Request request;
+  int inputs = 1;                          // Texts or samples in it.
   std::vector<std::optional<int>> labels;  // Of classify's inputs: the class that is right.
 };
 

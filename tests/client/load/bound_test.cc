@@ -19,8 +19,9 @@ TEST(BoundTest, ReadsPercentileAndLimit) {
 }
 
 TEST(BoundTest, RefusesWhatIsNone) {
-  for (const char* text : {"", "p99", "p99=", "p99=50", "p0=1s", "p100.5=1s", "p=1s", "99=1s",
-                           "p9x=1s", "p99=-1s", "p99=0s", "p99=inf", "p1e1=1s", "tail:p99=1s"}) {
+  for (const char* text :
+       {"", "p99", "p99=", "p99=50", "p0=1s", "p100.5=1s", "p99.99999=1s", "p=1s", "99=1s",
+        "p9x=1s", "p99=-1s", "p99=0s", "p99=inf", "p1e1=1s", "tail:p99=1s"}) {
     EXPECT_EQ(Bound::Parse(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

@@ -99,6 +99,16 @@ TEST_F(InferRequestsTest, HalfPrecisionMakesAllContentsRaw) {
   EXPECT_FALSE(request.inputs(0).has_contents());
 }
 
+TEST_F(InferRequestsTest, ABatchNeedsASizeThatVaries) {
+  const auto takes = [](std::vector<int64_t> shape) {
+    return InferRequests::Create(Metadata({{"x", "FP32", std::move(shape)}}), "", {})
+        ->takes_batches();
+  };
+  EXPECT_TRUE(takes({-1, 4}));
+  EXPECT_FALSE(takes({4}));
+  EXPECT_FALSE(takes({1, -1}));
+}
+
 TEST_F(InferRequestsTest, OptionalInputsStayAwayUnlessAskedFor) {
   const std::vector<Tensor> tensors = {{"text", "BYTES", {-1}}, {"input_ids", "INT64", {-1, -1}}};
   EXPECT_EQ(Make(tensors, 1, {.optional = {"input_ids"}}).inputs_size(), 1);

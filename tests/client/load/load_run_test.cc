@@ -176,12 +176,14 @@ TEST(LoadRunTest, AStallIsChargedToAllThatWereDueInIt) {
 }
 
 TEST(LoadRunTest, LatencyCountsFromTheScheduleWhenTheGeneratorIsLate) {
-  // Sending takes longer than the gap between requests: the generator falls behind.
-  QueuePort port({.workers = 100, .service = Ms(1), .send_cost = Ms(20)});
-  RateSchedule schedule = Constant(100, absl::Seconds(1));
+  // Sending takes twice the gap between requests: the generator falls behind.
+  QueuePort port({.workers = 100, .service = Ms(1), .send_cost = Ms(2)});
+  RateSchedule schedule = Constant(1000, absl::Seconds(1));
   const RunResult result = RunLoad(
       port, {.schedule = &schedule, .concurrency = 1000, .duration = absl::Seconds(1), .cpus = 2});
-  EXPECT_EQ(result.due, 100);
+  // What was due is sent also after the time is over.
+  EXPECT_EQ(result.due, 1000);
+  EXPECT_EQ(result.all.ok(), 1000);
   EXPECT_GE(result.all.latency.max(), Ms(1000));
   EXPECT_GE(result.generator.lateness.max(), Ms(1000));
   EXPECT_NEAR(absl::ToDoubleSeconds(result.all.MeanSplit().client), 0.5, 0.1);
@@ -224,6 +226,23 @@ TEST(LoadRunTest, RefusedCallsAreOutcomesAndNotLatencies) {
   EXPECT_NEAR(result.goodput, 100, 3);
   ASSERT_TRUE(result.verdict);
   EXPECT_FALSE(result.verdict->kept);  // Refused ones are late.
+  ExpectNothingLost(result);
+}
+
+TEST(LoadRunTest, AScheduleThatNobodyCanKeepIsStillStopped) {
+  std::stop_source stop;
+  QueuePort port({.workers = 1, .service = Ms(1), .send_cost = Ms(1)});
+  port.on_send = [&](int64_t sent) {
+    if (sent == 1000) stop.request_stop();
+  };
+  RateSchedule schedule = Constant(100'000, absl::Seconds(1000));
+  const RunResult result = RunLoad(port, {.schedule = &schedule,
+                                          .concurrency = 1 << 20,
+                                          .duration = absl::Seconds(1000),
+                                          .stop = stop.get_token()});
+  EXPECT_TRUE(result.interrupted);
+  EXPECT_LT(result.sent, 1300);
+  EXPECT_GT(result.all.ok(), 500);
   ExpectNothingLost(result);
 }
 
