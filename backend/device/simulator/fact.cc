@@ -151,7 +151,8 @@ class Fact final : public Accelerator {
       }
     };
     add(array);
-    add(pipeline.prediction());
+    // Without prediction queries pass through it, and it stands still for nothing.
+    if (pipeline.prediction().busy() > 0) add(pipeline.prediction());
     const auto conflicts =
         static_cast<double>(pipeline.conflict_cycles() + linear.conflict_cycles());
     if (conflicts > 0) stalls["array: waits for banks"] += conflicts;
