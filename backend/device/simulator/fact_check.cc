@@ -22,7 +22,7 @@ absl::Status CheckHead(const HeadRecord& head, const SequenceRecord& sequence, b
   THRESHER_RETURN_IF_ERROR(InRange("queries", head.queries, 0, sequence.rows));
   THRESHER_RETURN_IF_ERROR(InRange("keys", head.keys, 0, sequence.keys));
   THRESHER_RETURN_IF_ERROR(InRange("scores", head.scores, 0, head.queries * head.keys));
-  THRESHER_RETURN_IF_ERROR(InRange("values", head.values, 0, head.scores));
+  // Values are those of the scores, and of the one-hot queries; their count is not needed.
   if (head.refetched != 0) {
     return InvalidArgument("refetched: {}: there is no hardware for progressive quantization",
                            head.refetched);

@@ -77,7 +77,7 @@ struct Masked {
         }
       }
       head.keys = std::count(read.begin(), read.end(), true);
-      head.values = head.scores;
+      head.values = head.scores + one_hot_queries;
       sequence.query_rows += head.queries;
       if (head.head % group == group - 1) {
         sequence.key_rows += std::count(keys.begin(), keys.end(), true);
