@@ -148,21 +148,24 @@ std::string AccuracyAgainstLoad(const LoadReport& report) {
                  .x = {.label = LoadLabel(report)},
                  .y = {.label = "accuracy"}};
   double low = 1;
+  double high = 0;
   const auto policies = PoliciesIn(report);
   for (size_t i = 0; i < policies.size(); ++i) {
     const auto value = [&](const LevelReport& level) -> std::optional<double> {
       const auto accuracy = AccuracyOf(level.run);
       if (!accuracy) return std::nullopt;
       low = std::min(low, accuracy->value);
+      high = std::max(high, accuracy->value);
       return accuracy->value;
     };
     chart.series.push_back({policies[i].empty() ? "accuracy" : policies[i],
                             Line(report, policies[i], value), static_cast<int>(i), false});
   }
-  // From a round value below the lowest: what differs are a few points.
-  low = std::max(0.0, std::floor(low * 20 - 0.5) / 20);
-  for (double tick = low; tick < 1.001; tick += low < 0.6 ? 0.1 : 0.05) {
-    chart.y.ticks.emplace_back(tick, fmt::format("{:.2f}", tick));
+  // Not from zero: what differs are a few points.
+  const int first = static_cast<int>(std::floor(low * 20));
+  const int last = std::max(static_cast<int>(std::ceil(high * 20)), first + 1);
+  for (int tick = first; tick <= last; ++tick) {
+    chart.y.ticks.emplace_back(tick / 20.0, fmt::format("{:.2f}", tick / 20.0));
   }
   return DrawChart(chart);
 }

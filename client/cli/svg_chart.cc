@@ -186,6 +186,10 @@ std::string DrawChart(const Chart& chart) {
     x_low = std::min(x_low, value);
     x_high = std::max(x_high, value);
   }
+  for (const auto& [value, text] : chart.y.ticks) {
+    y_low = std::min(y_low, value);
+    y_high = std::max(y_high, value);
+  }
   const Scale x(chart.x, x_low, x_high, kLeft, kWidth - kRight);
   const Scale y(chart.y, y_low, y_high, kHeight - kBottom, kTop);
   const auto rows = static_cast<double>((chart.series.size() + 1) / 2);

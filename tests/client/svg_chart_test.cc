@@ -56,6 +56,15 @@ TEST(ChartTest, OnePointAndNoneAreCharted) {
   EXPECT_THAT(DrawChart({.title = "none"}), HasSubstr("nothing was answered"));
 }
 
+TEST(ChartTest, GivenTicksAreWithinTheFrame) {
+  const Chart chart = {.title = "t",
+                       .y = {.ticks = {{0.5, "half"}, {1, "all"}}},
+                       .series = {{.name = "s", .points = {{1, 0.7}, {2, 0.8}}}}};
+  const std::string svg = DrawChart(chart);
+  // The frame of the plot is from 34 to 272; half is its foot.
+  EXPECT_THAT(svg, HasSubstr("y2=\"272.0\"/><text x=\"68\" y=\"276.0\""));
+}
+
 TEST(BarsTest, PartsFollowEachOther) {
   const std::string svg =
       DrawBars({.title = "t", .parts = {"a", "b"}, .rows = {{"row", {0.001, 0.003}}}});
