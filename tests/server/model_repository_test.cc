@@ -302,7 +302,7 @@ TEST_F(ModelRepositoryTest, ModelsShareADevice) {
   v1::ModelConfig on_cpu = ModelAt("c", Dir("m"));
   on_cpu.set_device("cpu");
   v1::ModelConfig lost = ModelAt("d", Dir("m"));
-  lost.set_device("sim:spatten");
+  lost.set_device("gpu");
   ModelRepository repository(OnReference(),
                              {ModelAt("a", Dir("m")), ModelAt("b", Dir("m")), on_cpu, lost});
   EXPECT_EQ(repository.LoadAll().code(), absl::StatusCode::kNotFound);
@@ -310,7 +310,7 @@ TEST_F(ModelRepositoryTest, ModelsShareADevice) {
   EXPECT_EQ(device("a"), device("b"));
   EXPECT_EQ(device("a")->description().name, "reference");
   EXPECT_EQ(device("c")->description().name, "cpu");
-  EXPECT_THAT(VersionOf(repository, "d"), HasSubstr("sim:spatten"));
+  EXPECT_THAT(VersionOf(repository, "d"), HasSubstr("gpu"));
   EXPECT_THAT(VersionOf(repository, "d"), HasSubstr("reference"));  // Which are known.
 }
 
