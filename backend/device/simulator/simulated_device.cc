@@ -7,8 +7,7 @@ namespace {
 
 class SimulatedDevice final : public Device {
  public:
-  SimulatedDevice(std::string name, std::unique_ptr<Device> inner,
-                  SimulatedHardware hardware)
+  SimulatedDevice(std::string name, std::unique_ptr<Device> inner, SimulatedHardware hardware)
       : inner_(std::move(inner)),
         hardware_(std::move(hardware)),
         description_(inner_->description()) {
