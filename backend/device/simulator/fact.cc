@@ -21,21 +21,13 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kPolicies = {"dense", "fact"};
 
-FetchNetwork::Options NetworkOptions(const v1::FactSpec& spec) {
-  return {.lanes = spec.fetch().lanes(),
-          .lane_queue = spec.fetch().lane_queue(),
-          .outstanding_per_channel = spec.fetch().outstanding_per_channel(),
-          .crossbar_cycles = spec.fetch().crossbar_cycles(),
-          .cycle_ps = 1e12 / spec.clock_hz()};
-}
-
 class Fact final : public Accelerator {
  public:
   Fact(const v1::Preset& preset, std::unique_ptr<Dram> dram)
       : preset_(preset),
         spec_(preset_.fact()),
         dram_(std::move(dram)),
-        network_(NetworkOptions(spec_), dram_.get()) {}
+        network_(FetchOptions(spec_.fetch(), spec_.clock_hz()), dram_.get()) {}
 
   std::span<const std::string_view> policies() const override { return kPolicies; }
   double peak_operations() const override {
@@ -133,26 +125,16 @@ class Fact final : public Accelerator {
     total.set_dram_bytes_plain(static_cast<double>(plain_bits) / 8);
     total.set_operations(total.operations() +
                          2 * static_cast<double>(linear.products() + linear.low_products()));
-    // A layer that costs nothing is shared evenly.
-    for (double& share : charge->shares) {
-      share = total.energy_joules() > 0 ? share / total.energy_joules()
-                                        : 1.0 / static_cast<double>(charge->shares.size());
-    }
+    MakeShares(&charge->shares);
   }
 
   void ChargeUnits(const FactPipeline& pipeline, const FactLinear& linear, const UnitClock& array,
                    v1::Simulation* total) const {
     auto& busy = *total->mutable_busy_cycles();
     auto& stalls = *total->mutable_stall_cycles();
-    const auto add = [&](const UnitClock& unit) {
-      busy[unit.name()] += static_cast<double>(unit.busy());
-      for (const auto& [cause, cycles] : unit.stalls()) {
-        if (cycles > 0) stalls[fmt::format("{}: {}", unit.name(), cause)] += cycles;
-      }
-    };
-    add(array);
+    AddUnit(array, total);
     // Without prediction queries pass through it, and it stands still for nothing.
-    if (pipeline.prediction().busy() > 0) add(pipeline.prediction());
+    if (pipeline.prediction().busy() > 0) AddUnit(pipeline.prediction(), total);
     const auto conflicts =
         static_cast<double>(pipeline.conflict_cycles() + linear.conflict_cycles());
     if (conflicts > 0) stalls["array: waits for banks"] += conflicts;

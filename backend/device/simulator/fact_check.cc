@@ -18,7 +18,8 @@ absl::Status InRange(const char* field, int64_t value, int64_t least, int64_t mo
   return InvalidArgument("{}: {} must lie within {} and {}", field, value, least, most);
 }
 
-absl::Status CheckHead(const HeadRecord& head, const SequenceRecord& sequence, bool causal) {
+/// `sight`: the pairs of a query and a key that it sees.
+absl::Status CheckHead(const HeadRecord& head, const SequenceRecord& sequence, int64_t sight) {
   THRESHER_RETURN_IF_ERROR(InRange("queries", head.queries, 0, sequence.rows));
   THRESHER_RETURN_IF_ERROR(InRange("keys", head.keys, 0, sequence.keys));
   THRESHER_RETURN_IF_ERROR(InRange("scores", head.scores, 0, head.queries * head.keys));
@@ -27,8 +28,6 @@ absl::Status CheckHead(const HeadRecord& head, const SequenceRecord& sequence, b
     return InvalidArgument("refetched: {}: there is no hardware for progressive quantization",
                            head.refetched);
   }
-  int64_t sight = 0;
-  for (int64_t row = 0; row < sequence.rows; ++row) sight += SightOf(sequence, causal, row);
   if (head.scores > sight) {
     return InvalidArgument("scores: {} are more than the {} pairs in sight", head.scores, sight);
   }
@@ -59,6 +58,8 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
         "into half of fact.kv_sram_bytes ({})",
         sequence.keys, shape.head_dim, spec.element_bits(), spec.kv_sram_bytes());
   }
+  int64_t sight = 0;
+  for (int64_t row = 0; row < rows; ++row) sight += SightOf(sequence, shape.causal, row);
   int32_t last = -1;
   for (const HeadRecord& head : sequence.heads) {
     if (head.head <= last || head.head >= shape.heads) {
@@ -66,7 +67,7 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
     }
     last = head.head;
     THRESHER_RETURN_IF_ERROR(
-        Annotate(CheckHead(head, sequence, shape.causal), fmt::format("head {}", head.head)));
+        Annotate(CheckHead(head, sequence, sight), fmt::format("head {}", head.head)));
   }
   const CandidateMask* const mask = sequence.candidates;
   if (mask != nullptr && (mask->heads() != shape.heads || mask->queries() != rows ||

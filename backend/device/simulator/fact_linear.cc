@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
+#include "backend/device/simulator/weight_stream.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -15,10 +15,6 @@ namespace {
 constexpr uint64_t kWeights = uint64_t{5} << 40;
 constexpr uint64_t kActivations = uint64_t{6} << 40;
 constexpr uint64_t kResults = uint64_t{7} << 40;
-constexpr uint64_t kOutputCookie = ~uint64_t{0};
-constexpr std::string_view kWorks;
-constexpr std::string_view kWaitsForWeights = "waits for weights";
-constexpr std::string_view kWaitsForMemory = "waits for memory";
 
 int64_t Up(int64_t a, int64_t b) { return FactGeometry::Up(a, b); }
 
@@ -60,17 +56,6 @@ std::vector<FactProduct> FactProducts(const LayerRecord& record, const v1::FactS
           {"feed-forward 2", ffn, hidden, mixed}};
 }
 
-FetchPart FactLinear::Bytes(uint64_t address, int64_t bytes, bool write) const {
-  const auto burst = static_cast<uint64_t>(network_->burst_bytes());
-  FetchPart part;
-  part.base = address / burst * burst;
-  part.stride = burst;
-  part.count = Up(bytes, static_cast<int64_t>(burst));
-  part.bursts = 1;
-  part.write = write;
-  return part;
-}
-
 void FactLinear::Count(const FactProduct& product, int64_t tiles) {
   const int64_t weights = product.in * product.out;
   plain_bits_ += tiles * weights * spec_.element_bits();
@@ -110,69 +95,33 @@ absl::StatusOr<int64_t> FactLinear::Run(const FactProduct& product, int32_t laye
   }
   const int64_t input_bytes = Up(input_bits, 8);
   const int64_t output_bytes = Up(rows * product.out * bits, 8);
-  const auto slice = [](int64_t total, int64_t i, int64_t parts) {
-    return std::pair{total / parts * i + total % parts * i / parts,
-                     total / parts * (i + 1) + total % parts * (i + 1) / parts};
-  };
-  const auto submit = [&](int64_t chunk) {
-    FetchJob job;
-    job.cookie = static_cast<uint64_t>(chunk);
+  const int32_t burst = network_->burst_bytes();
+  const auto reads = [&](int64_t chunk) {
+    std::vector<FetchPart> parts;
     if (chunk % tile_chunks == 0) {
-      const auto [from, to] = slice(input_bytes, chunk / tile_chunks, tiles);
-      job.parts.push_back(Bytes(kActivations + from, to - from, false));
+      const auto [from, to] = PartOf(input_bytes, chunk / tile_chunks, tiles);
+      parts.push_back(BytesAt(kActivations + from, to - from, false, burst));
     }
-    const auto [from, to] = slice(weight_bytes, chunk % tile_chunks, tile_chunks);
+    const auto [from, to] = PartOf(weight_bytes, chunk % tile_chunks, tile_chunks);
     const uint64_t weights = kWeights + static_cast<uint64_t>(layer) * weight_bytes;
-    job.parts.push_back(Bytes(weights + from, to - from, false));
-    network_->Submit(FetchClass::kKey, std::move(job));
+    parts.push_back(BytesAt(weights + from, to - from, false, burst));
+    return parts;
   };
-  const auto write = [&](int64_t chunk) {
-    const auto [from, to] = slice(output_bytes, chunk, chunks);
-    FetchJob job;
-    job.cookie = kOutputCookie;
-    job.parts.push_back(Bytes(kResults + from, to - from, true));
-    network_->Submit(FetchClass::kOutput, std::move(job));
+  const auto writes = [&](int64_t chunk) {
+    const auto [from, to] = PartOf(output_bytes, chunk, chunks);
+    return std::vector{BytesAt(kResults + from, to - from, true, burst)};
   };
-
-  // A chunk comes while the one before is multiplied.
-  std::array<int64_t, 2> came = {FetchNetwork::kNever, FetchNetwork::kNever};
-  int64_t now = begin, last = begin, asked = 0, done = 0, written = 0, array_free = begin;
-  bool working = false;
-  std::vector<FetchNetwork::Completion> completions;
-  array_->Start(begin);
-  while (written < chunks) {
-    if (working && array_free <= now) {
-      working = false;
-      write(done++);
-    }
-    while (asked < std::min(chunks, done + 2)) submit(asked++);
-    if (!working && done < chunks && came[done % 2] <= now) {
-      came[done % 2] = FetchNetwork::kNever;
-      const auto [from, to] = slice(cycles, done, chunks);
-      array_free = now + std::max<int64_t>(1, to - from);
-      working = true;
-    }
-    array_->Set(now, working ? kWorks : done < chunks ? kWaitsForWeights : kWaitsForMemory);
-    const int64_t tick = network_->NextTick(now);
-    int64_t next = std::min(tick, working ? array_free : FetchNetwork::kNever);
-    if (!working && done < chunks) next = std::min(next, came[done % 2]);
-    if (next == FetchNetwork::kNever) {
-      return Internal("fact: layer {}: {}: nothing moves, and weights are left", layer,
-                      product.name);
-    }
-    now = next;
-    completions.clear();
-    if (now == tick) network_->Tick(now, &completions);
-    for (const auto& completion : completions) {
-      if (completion.cookie == kOutputCookie) {
-        ++written;
-        last = std::max(last, completion.cycle);
-      } else {
-        came[completion.cookie % 2] = completion.cycle;
-      }
-    }
+  const auto chunk_cycles = [&](int64_t chunk) {
+    const auto [from, to] = PartOf(cycles, chunk, chunks);
+    return to - from;
+  };
+  const auto end =
+      RunWeightStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = chunk_cycles},
+                      begin, network_, array_);
+  if (!end.ok()) {
+    return Annotate(end.status(), fmt::format("fact: layer {}: {}", layer, product.name));
   }
-  now = std::max(now, last);
+  const int64_t now = std::max(end->now, end->last_written);
   array_->Stop(now);
   if (timeline_ != nullptr) {
     const double cycle_ps = 1e12 / spec_.clock_hz();

@@ -59,7 +59,6 @@ class FactLinear {
   int64_t conflict_cycles() const { return conflict_cycles_; }
 
  private:
-  FetchPart Bytes(uint64_t address, int64_t bytes, bool write) const;
   void Count(const FactProduct& product, int64_t tiles);
 
   const v1::FactSpec& spec_;

@@ -10,6 +10,17 @@ constexpr int kChannelBits = 16;  // Of a tag: the channel below, the job's slot
 
 }  // namespace
 
+FetchPart BytesAt(uint64_t address, int64_t bytes, bool write, int32_t burst_bytes) {
+  const auto burst = static_cast<uint64_t>(burst_bytes);
+  FetchPart part;
+  part.base = address / burst * burst;
+  part.stride = burst;
+  part.count = (bytes + burst_bytes - 1) / burst_bytes;
+  part.bursts = 1;
+  part.write = write;
+  return part;
+}
+
 FetchNetwork::FetchNetwork(const Options& options, Dram* dram)
     : options_(options),
       dram_(dram),

@@ -47,6 +47,9 @@ struct FetchJob {
 
 enum class FetchClass { kOutput, kRefetch, kValue, kQuery, kKey, kClasses };
 
+/// `bytes` of memory from the burst that holds `address` on.
+FetchPart BytesAt(uint64_t address, int64_t bytes, bool write, int32_t burst_bytes);
+
 class FetchNetwork {
  public:
   static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
@@ -141,6 +144,16 @@ class FetchNetwork {
   int64_t transactions_ = 0;
   bool moved_ = false;  // Whether the last Tick moved anything on.
 };
+
+/// Of a preset's SpAttenFetch or FactFetch, beside a unit of that clock.
+template <typename Fetch>
+FetchNetwork::Options FetchOptions(const Fetch& fetch, double clock_hz) {
+  return {.lanes = fetch.lanes(),
+          .lane_queue = fetch.lane_queue(),
+          .outstanding_per_channel = fetch.outstanding_per_channel(),
+          .crossbar_cycles = fetch.crossbar_cycles(),
+          .cycle_ps = 1e12 / clock_hz};
+}
 
 }  // namespace thresher
 

@@ -1,5 +1,7 @@
 #include "backend/device/simulator/simulation.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 namespace thresher {
@@ -109,6 +111,23 @@ void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* to
                      static_cast<double>(shape.ffn_matrices) * shape.ffn_size);
     }
     total->set_operations_dense(total->operations_dense() + operations);
+  }
+}
+
+void AddUnit(const UnitClock& unit, v1::Simulation* total) {
+  (*total->mutable_busy_cycles())[unit.name()] += static_cast<double>(unit.busy());
+  for (const auto& [cause, cycles] : unit.stalls()) {
+    if (cycles == 0) continue;
+    (*total->mutable_stall_cycles())[fmt::format("{}: {}", unit.name(), cause)] +=
+        static_cast<double>(cycles);
+  }
+}
+
+void MakeShares(std::vector<double>* costs) {
+  double all = 0;
+  for (const double cost : *costs) all += cost;
+  for (double& cost : *costs) {
+    cost = all > 0 ? cost / all : 1.0 / static_cast<double>(costs->size());
   }
 }
 

@@ -2,7 +2,10 @@
 #ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_SIMULATION_H_
 
+#include <vector>
+
 #include "backend/device/layer_record.h"
+#include "backend/device/simulator/unit_clock.h"
 #include "thresher/v1/simulator.pb.h"
 
 namespace thresher {
@@ -19,6 +22,13 @@ v1::DramCounts CountsSince(const v1::DramCounts& before, const v1::DramCounts& a
 
 /// Adds what the layer would have had with nothing pruned: bytes of K and V, and operations.
 void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* total);
+
+/// Adds a unit's busy cycles, under its name, and its stalls, as "name: cause".
+void AddUnit(const UnitClock& unit, v1::Simulation* total);
+
+/// Turns what each sequence cost into its share of the whole: they sum to 1. Where nothing cost
+/// anything, all shares are alike.
+void MakeShares(std::vector<double>* costs);
 
 }  // namespace thresher
 

@@ -7,6 +7,7 @@
 
 #include "backend/device/simulator/dram.h"
 #include "backend/device/simulator/fetch_network.h"
+#include "backend/device/simulator/simulation.h"
 #include "backend/device/simulator/spatten_check.h"
 #include "backend/device/simulator/spatten_linear.h"
 #include "backend/device/simulator/spatten_pipeline.h"
@@ -19,41 +20,9 @@ namespace {
 constexpr std::array<std::string_view, 2> kPolicies = {"dense", "spatten"};
 constexpr double kPicojoule = 1e-12;
 
-FetchNetwork::Options NetworkOptions(const v1::SpAttenSpec& spec) {
-  return {.lanes = spec.fetch().lanes(),
-          .lane_queue = spec.fetch().lane_queue(),
-          .outstanding_per_channel = spec.fetch().outstanding_per_channel(),
-          .crossbar_cycles = spec.fetch().crossbar_cycles(),
-          .cycle_ps = 1e12 / spec.clock_hz()};
-}
-
 TopKEngine::Options TopKOptions(const v1::SpAttenTopK& spec) {
   return {
       .parallelism = spec.parallelism(), .round_cycles = spec.round_cycles(), .seed = spec.seed()};
-}
-
-v1::DramCounts Since(const v1::DramCounts& before, const v1::DramCounts& after) {
-  v1::DramCounts since;
-  since.set_reads(after.reads() - before.reads());
-  since.set_writes(after.writes() - before.writes());
-  since.set_activations(after.activations() - before.activations());
-  since.set_precharges(after.precharges() - before.precharges());
-  since.set_refreshes(after.refreshes() - before.refreshes());
-  since.set_row_hits(after.row_hits() - before.row_hits());
-  since.set_row_misses(after.row_misses() - before.row_misses());
-  since.set_row_conflicts(after.row_conflicts() - before.row_conflicts());
-  for (int i = 0; i < after.requests_by_channel_size(); ++i) {
-    since.add_requests_by_channel(
-        after.requests_by_channel(i) -
-        (i < before.requests_by_channel_size() ? before.requests_by_channel(i) : 0));
-  }
-  return since;
-}
-
-/// Pairs of a query and a key that a dense sequence has.
-double DensePairs(const SequenceRecord& sequence, bool causal) {
-  const double rows = sequence.dense_rows, keys = sequence.dense_keys;
-  return rows * keys - (causal ? rows * (rows - 1) / 2 : 0);
 }
 
 class SpAtten : public Accelerator {
@@ -62,7 +31,7 @@ class SpAtten : public Accelerator {
       : preset_(preset),
         spec_(preset_.spatten()),
         dram_(std::move(dram)),
-        network_(NetworkOptions(spec_), dram_.get()),
+        network_(FetchOptions(spec_.fetch(), spec_.clock_hz()), dram_.get()),
         top_k_(TopKOptions(spec_.top_k())) {}
 
   std::span<const std::string_view> policies() const override { return kPolicies; }
@@ -110,10 +79,10 @@ class SpAtten : public Accelerator {
     total.set_seconds(static_cast<double>(total.cycles()) / spec_.clock_hz());
     total.set_dram_bytes(static_cast<double>(network_.transactions() - transactions_before) *
                          dram_->burst_bytes());
-    *total.mutable_dram() = Since(counts_before, dram_->counts());
+    *total.mutable_dram() = CountsSince(counts_before, dram_->counts());
     ChargeWork(record, pipeline, linear, dram_->energy() - energy_before, &charge);
     ChargeUnits(pipeline, linear, scope, &total);
-    ChargeDense(record, scope, &total);
+    AddDense(record, scope.attention_only, &total);
     return charge;
   }
 
@@ -166,46 +135,15 @@ class SpAtten : public Accelerator {
     }
     total.set_dram_bytes_plain(static_cast<double>(plain_bits) / 8);
     total.set_operations(total.operations() + 2 * static_cast<double>(linear.products()));
-    // A layer that costs nothing is shared evenly.
-    for (double& share : charge->shares) {
-      share = total.energy_joules() > 0 ? share / total.energy_joules()
-                                        : 1.0 / static_cast<double>(charge->shares.size());
-    }
+    MakeShares(&charge->shares);
   }
 
   void ChargeUnits(const SpAttenPipeline& pipeline, const SpAttenLinear& linear,
                    const RunScope& scope, v1::Simulation* total) const {
-    const auto add = [&](const UnitClock& unit) {
-      (*total->mutable_busy_cycles())[unit.name()] += static_cast<double>(unit.busy());
-      for (const auto& [cause, cycles] : unit.stalls()) {
-        if (cycles == 0) continue;
-        (*total->mutable_stall_cycles())[fmt::format("{}: {}", unit.name(), cause)] +=
-            static_cast<double>(cycles);
-      }
-    };
-    for (const UnitClock& unit : pipeline.units()) add(unit);
-    if (!scope.attention_only) add(linear.unit());
+    for (const UnitClock& unit : pipeline.units()) AddUnit(unit, total);
+    if (!scope.attention_only) AddUnit(linear.unit(), total);
     (*total->mutable_busy_cycles())["dram"] =
         total->dram_bytes() / dram_->peak_bandwidth() * spec_.clock_hz();
-  }
-
-  void ChargeDense(const LayerRecord& record, const RunScope& scope, v1::Simulation* total) const {
-    const LayerShape& shape = record.shape;
-    const double dim = shape.head_dim, hidden = shape.hidden_size;
-    for (const SequenceRecord& sequence : record.sequences) {
-      const double elements = 2 * dim * shape.kv_heads * sequence.dense_keys;
-      auto* dense = total->mutable_kv_bytes_dense();
-      dense->set_fp32(dense->fp32() + elements * 4);
-      dense->set_fp16(dense->fp16() + elements * 2);
-      dense->set_int12(dense->int12() + elements * 1.5);
-      double operations = 4 * dim * shape.heads * DensePairs(sequence, shape.causal);
-      if (!scope.attention_only) {
-        operations += 2 * static_cast<double>(sequence.dense_rows) * hidden *
-                      (2 * dim * (shape.heads + shape.kv_heads) +
-                       static_cast<double>(shape.ffn_matrices) * shape.ffn_size);
-      }
-      total->set_operations_dense(total->operations_dense() + operations);
-    }
   }
 
   const v1::Preset preset_;

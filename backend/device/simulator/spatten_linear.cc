@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
 #include "backend/device/simulator/spatten_geometry.h"
+#include "backend/device/simulator/weight_stream.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -16,10 +16,6 @@ namespace {
 constexpr uint64_t kWeights = uint64_t{4} << 40;
 constexpr uint64_t kActivations = uint64_t{5} << 40;
 constexpr uint64_t kResults = uint64_t{6} << 40;
-constexpr uint64_t kOutputCookie = ~uint64_t{0};
-constexpr std::string_view kWorks;
-constexpr std::string_view kWaitsForWeights = "waits for weights";
-constexpr std::string_view kWaitsForMemory = "waits for memory";
 
 struct Totals {
   int64_t rows = 0;
@@ -65,17 +61,6 @@ std::vector<LinearProduct> ProductsAfter(const LayerRecord& record) {
           {"feed-forward 2", rows, ffn, hidden, rows * ffn * hidden}};
 }
 
-FetchPart SpAttenLinear::Bytes(uint64_t address, int64_t bytes, bool write) const {
-  const auto burst = static_cast<uint64_t>(network_->burst_bytes());
-  FetchPart part;
-  part.base = address / burst * burst;
-  part.stride = burst;
-  part.count = DivideUp(bytes, static_cast<int64_t>(burst));
-  part.bursts = 1;
-  part.write = write;
-  return part;
-}
-
 absl::StatusOr<int64_t> SpAttenLinear::Run(const LinearProduct& product, int32_t layer,
                                            int64_t begin) {
   if (product.rows <= 0 || product.in <= 0 || product.out <= 0) return begin;
@@ -95,67 +80,35 @@ absl::StatusOr<int64_t> SpAttenLinear::Run(const LinearProduct& product, int32_t
                 product.products * bits;
   const auto weights = kWeights + static_cast<uint64_t>(layer) * weight_bytes;
 
-  const auto chunk_begin = [&](int64_t i) { return weight_bytes * i / tile_chunks; };
-  const auto submit = [&](int64_t chunk) {
+  const int32_t burst = network_->burst_bytes();
+  const auto reads = [&](int64_t chunk) {
     const int64_t tile = chunk / tile_chunks, i = chunk % tile_chunks;
-    FetchJob job;
-    job.cookie = static_cast<uint64_t>(chunk);
+    std::vector<FetchPart> parts;
     if (i == 0) {
       const int64_t rows = std::min(tile_rows, product.rows - tile * tile_rows);
-      job.parts.push_back(Bytes(kActivations + tile * tile_rows * product.in * bits / 8,
-                                DivideUp(rows * product.in * bits, 8), false));
+      parts.push_back(BytesAt(kActivations + tile * tile_rows * product.in * bits / 8,
+                              DivideUp(rows * product.in * bits, 8), false, burst));
     }
-    job.parts.push_back(
-        Bytes(weights + chunk_begin(i), chunk_begin(i + 1) - chunk_begin(i), false));
-    network_->Submit(FetchClass::kKey, std::move(job));
+    const auto [from, to] = PartOf(weight_bytes, i, tile_chunks);
+    parts.push_back(BytesAt(weights + from, to - from, false, burst));
+    return parts;
   };
   const int64_t output_bytes = DivideUp(product.rows * product.out * bits, 8);
-  const auto write = [&](int64_t chunk) {
-    FetchJob job;
-    job.cookie = kOutputCookie;
-    const int64_t from = output_bytes * chunk / chunks, to = output_bytes * (chunk + 1) / chunks;
-    job.parts.push_back(Bytes(kResults + from, to - from, true));
-    network_->Submit(FetchClass::kOutput, std::move(job));
+  const auto writes = [&](int64_t chunk) {
+    const auto [from, to] = PartOf(output_bytes, chunk, chunks);
+    return std::vector{BytesAt(kResults + from, to - from, true, burst)};
   };
-
-  // A chunk comes while the one before is multiplied: two of them fit.
-  std::array<int64_t, 2> came = {FetchNetwork::kNever, FetchNetwork::kNever};
-  int64_t now = begin, asked = 0, done = 0, written = 0, array_free = begin;
-  bool working = false;
-  std::vector<FetchNetwork::Completion> completions;
-  unit_.Start(begin);
-  while (written < chunks) {
-    if (working && array_free <= now) {
-      working = false;
-      write(done++);
-    }
-    while (asked < std::min(chunks, done + 2)) submit(asked++);
-    if (!working && done < chunks && came[done % 2] <= now) {
-      came[done % 2] = FetchNetwork::kNever;
-      const int64_t part =
-          product.products * (done + 1) / chunks - product.products * done / chunks;
-      array_free = now + std::max<int64_t>(1, DivideUp(part, 2 * int64_t{spec_.multipliers()}));
-      working = true;
-    }
-    unit_.Set(now, working ? kWorks : done < chunks ? kWaitsForWeights : kWaitsForMemory);
-    const int64_t tick = network_->NextTick(now);
-    int64_t next = std::min(tick, working ? array_free : FetchNetwork::kNever);
-    if (!working && done < chunks) next = std::min(next, came[done % 2]);
-    if (next == FetchNetwork::kNever) {
-      return Internal("spatten: layer {}: {}: nothing moves, and weights are left", layer,
-                      product.name);
-    }
-    now = next;
-    completions.clear();
-    if (now == tick) network_->Tick(now, &completions);
-    for (const auto& completion : completions) {
-      if (completion.cookie == kOutputCookie) {
-        ++written;
-      } else {
-        came[completion.cookie % 2] = completion.cycle;
-      }
-    }
+  const auto cycles = [&](int64_t chunk) {
+    const auto [from, to] = PartOf(product.products, chunk, chunks);
+    return DivideUp(to - from, 2 * int64_t{spec_.multipliers()});
+  };
+  const auto end =
+      RunWeightStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = cycles}, begin,
+                      network_, &unit_);
+  if (!end.ok()) {
+    return Annotate(end.status(), fmt::format("spatten: layer {}: {}", layer, product.name));
   }
+  const int64_t now = end->now;
   unit_.Stop(now);
   if (timeline_ != nullptr) {
     const double cycle_ps = 1e12 / spec_.clock_hz();

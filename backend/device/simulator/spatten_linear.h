@@ -47,8 +47,6 @@ class SpAttenLinear {
   int64_t sram_bits() const { return sram_bits_; }
 
  private:
-  FetchPart Bytes(uint64_t address, int64_t bytes, bool write) const;
-
   const v1::SpAttenSpec& spec_;
   FetchNetwork* network_;
   Timeline* timeline_;
