@@ -7,6 +7,7 @@
 // Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -126,6 +127,13 @@ double SecondsOf(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+/// The time that half of the runs stay below: a disturbed run does not count.
+double Median(std::vector<double> seconds) {
+  const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
 /// Batch 1 at context 128: weights once a token.
 void DecodeOne(State& state, Precision precision) {
   DecoderEngine& engine = Engine(precision);
@@ -142,31 +150,31 @@ void DecodeOne(State& state, Precision precision) {
 void DecodeEight(State& state, Precision precision) {
   DecoderEngine& engine = Engine(precision);
   Batch one(engine, 1, 128, "dense"), eight(engine, 8, 128, "dense");
-  double alone = 0, together = 0;
+  std::vector<double> alone, together;
   for (auto _ : state) {
-    alone += SecondsOf([&] { one.Decode(); });
-    together += SecondsOf([&] { eight.Decode(); });
+    alone.push_back(SecondsOf([&] { one.Decode(); }));
+    together.push_back(SecondsOf([&] { eight.Decode(); }));
   }
-  state.counters["tokens/s"] = Counter(8 * static_cast<double>(state.iterations()) / together);
-  state.counters["ratio to batch 1"] = 8 * alone / together;
+  state.counters["tokens/s"] = 8 / Median(together);
+  state.counters["ratio to batch 1"] = 8 * Median(alone) / Median(together);
 }
 
 /// 8 texts of 4096 tokens, pruned against dense, in turns.
 void DecodeLong(State& state, Precision precision, const std::string& policy) {
   DecoderEngine& engine = Engine(precision);
   Batch dense(engine, 8, 4096, "dense"), pruned(engine, 8, 4096, policy);
-  double without = 0, with = 0;
+  std::vector<double> without, with;
   for (auto _ : state) {
-    without += SecondsOf([&] { dense.Decode(); });
-    with += SecondsOf([&] { pruned.Decode(); });
+    without.push_back(SecondsOf([&] { dense.Decode(); }));
+    with.push_back(SecondsOf([&] { pruned.Decode(); }));
   }
   const auto steps = static_cast<double>(state.iterations());
   const auto weights = static_cast<double>(engine.packed_bytes());
-  state.counters["tokens/s"] = Counter(8 * steps / with);
-  state.counters["ratio to dense"] = without / with;
+  state.counters["tokens/s"] = 8 / Median(with);
+  state.counters["ratio to dense"] = Median(without) / Median(with);
   state.counters["bytes ratio"] =
       (weights + dense.BytesRead() / steps) / (weights + pruned.BytesRead() / steps);
-  state.counters["dense GB/s"] = (weights * steps + dense.BytesRead()) / without * 1e-9;
+  state.counters["dense GB/s"] = (weights + dense.BytesRead() / steps) / Median(without) * 1e-9;
 }
 
 /// A prompt of 512 tokens.

@@ -179,6 +179,7 @@ class Group {
         slots_(static_cast<size_t>(SlotsRead(sequence_))),
         keys_(cache_.keys(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
         values_(cache_.values(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
+        row_bytes_(cache_.value_bytes()),
         layout_(heads_, dim_, slots_),
         memory_(memory),
         sums_(sums),
@@ -227,15 +228,13 @@ class Group {
     return sequence_.pages[slot / kKvPageTokens] + keys_;
   }
   const std::byte* ValueRow(size_t slot) const {
-    return sequence_.pages[slot / kKvPageTokens] + values_ +
-           slot % kKvPageTokens * cache_.value_bytes();
+    return sequence_.pages[slot / kKvPageTokens] + values_ + slot % kKvPageTokens * row_bytes_;
   }
 
   void FetchKey(size_t slot, bool upper_only) const {
     const std::byte* const block = KeyBlock(slot);
     const size_t i = slot % kKvPageTokens;
-    if (!cache_.format().planes)
-      return Fetch(block + i * cache_.value_bytes(), cache_.value_bytes());
+    if (!cache_.format().planes) return Fetch(block + i * row_bytes_, row_bytes_);
     Fetch(block + i * dim_, dim_);
     if (!upper_only) Fetch(block + cache_.lower_offset() + i * dim_, dim_);
     Fetch(block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
@@ -376,7 +375,7 @@ class Group {
     size_t fetched = 0;
     for (size_t i = 0; i < count; i += kValueStep) {
       for (; fetched < std::min(count, i + kValueStep + kAhead); ++fetched) {
-        Fetch(rows[fetched], cache_.value_bytes());
+        Fetch(rows[fetched], row_bytes_);
       }
       AddRows(rows + i, row_weights + i, std::min(kValueStep, count - i), dim_, row_of, output(h));
     }
@@ -389,6 +388,7 @@ class Group {
   const size_t heads_;             // That share the KV head.
   const size_t slots_;             // That are read.
   const ptrdiff_t keys_, values_;  // The KV head's blocks within every page.
+  const size_t row_bytes_;         // Of a value, and of a key that is not in planes.
   const Layout layout_;
   float* const memory_;
   int64_t* const sums_;

@@ -33,6 +33,14 @@ inline constexpr size_t kTileRows = 6;
 #endif
 inline size_t TileCols() { return 2 * hn::Lanes(FloatTag()); }
 
+/// Packed B is read from its beginning to its end, tile after tile, which the processor's own
+/// prefetching follows too late while it is busy with several rows.
+template <typename TB>
+HWY_INLINE void PrefetchB(const TB* b) {
+  constexpr size_t kAhead = 2048;
+  __builtin_prefetch(reinterpret_cast<const char*>(b) + kAhead);
+}
+
 /// Two vectors of packed B as float.
 HWY_INLINE void LoadB(const float* b, hn::Vec<FloatTag>& b0, hn::Vec<FloatTag>& b1) {
   const FloatTag d;
@@ -69,8 +77,10 @@ HWY_INLINE void FloatTiles(const float* HWY_RESTRICT a, size_t a_stride, const T
   for (size_t i = 0; i < k; ++i) {
 #pragma GCC unroll 16
     for (size_t t = 0; t < kTiles; ++t) {
+      const TB* from = b + t * tile_stride + i * 2 * lanes;
+      PrefetchB(from);
       hn::Vec<FloatTag> b0, b1;
-      LoadB(b + t * tile_stride + i * 2 * lanes, b0, b1);
+      LoadB(from, b0, b1);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kRows; ++r) {
         const auto ar = hn::Set(d, a[r * a_stride + i]);
@@ -108,6 +118,7 @@ HWY_INLINE void IntTile(const int16_t* HWY_RESTRICT a, size_t a_stride, const TB
   }
   for (size_t i = 0; i < k; i += 2) {
     const TB* pair = b + i * 2 * lanes;
+    PrefetchB(pair);
     const auto b0 = hn::PromoteTo(d16, hn::LoadU(d8, pair));
     const auto b1 = hn::PromoteTo(d16, hn::LoadU(d8, pair + 2 * lanes));
 #pragma GCC unroll 16

@@ -20,6 +20,13 @@ constexpr size_t kBlock = 256;
 // to its end, as memory is fastest.
 constexpr size_t kFewRows = 2 * kTileRows;
 
+/// The first of as few tiles as hold `rows`, all about as high: eight rows of six are done as four
+/// and four, since a tile of two has too few chains of additions to be busy.
+size_t NextTileRows(size_t rows) {
+  const size_t tiles = (rows + kTileRows - 1) / kTileRows;
+  return (rows + tiles - 1) / tiles;
+}
+
 /// Whole groups of kTiles neighbouring tiles for kRows rows; returns the columns done.
 template <size_t kRows, size_t kTiles, typename TB>
 HWY_NOINLINE size_t MultiplyRows(const float* a, size_t a_stride,
@@ -59,9 +66,11 @@ void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const Co
         const size_t depth = std::min(kBlock, end - k0);
         for (size_t n = first; n < std::min(cols, first + group); n += tile_cols) {
           const TB* tile = b + n * k + k0 * tile_cols;
-          for (size_t m = 0; m < rows; m += kTileRows) {
-            TileOfRows(std::min(kTileRows, rows - m), a + m * a_stride + k0, a_stride, tile, depth,
-                       begun, c + m * c_stride + n, c_stride);
+          for (size_t m = 0; m < rows;) {
+            const size_t height = NextTileRows(rows - m);
+            TileOfRows(height, a + m * a_stride + k0, a_stride, tile, depth, begun,
+                       c + m * c_stride + n, c_stride);
+            m += height;
           }
         }
         begun = true;
