@@ -3,6 +3,7 @@
 // accelerator do.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int kBurst = 32;
 constexpr int64_t kRequests = 1 << 18;
+constexpr int64_t kOutstanding = 64;  // Of a channel: its queue.
 
 v1::DramSpec Spec(int channels) {
   v1::DramSpec spec;
@@ -26,7 +28,7 @@ v1::DramSpec Spec(int channels) {
 /// A cheap hash: the bench measures the memory, not a generator.
 uint64_t Scatter(uint64_t i) { return (i * 0x9E3779B97F4A7C15u) >> 16; }
 
-/// Keeps sending while there is room, `kRequests` in all.
+/// Keeps as many under way as the queues hold, `kRequests` in all.
 template <typename Next>
 void Run(benchmark::State& state, const v1::DramSpec& spec, Next next) {
   absl::StatusOr<std::unique_ptr<Dram>> created = CreateDram(spec);
@@ -44,8 +46,11 @@ void Run(benchmark::State& state, const v1::DramSpec& spec, Next next) {
     int64_t done = 0;
     int64_t now_ps = 0;
     DramRequest request = next(0);
+    const int64_t most = kOutstanding * dram.channels();
     while (done < kRequests) {
-      while (sent < kRequests && dram.TrySend(request, now_ps)) request = next(++sent);
+      while (sent < std::min(kRequests, done + most) && dram.TrySend(request, now_ps)) {
+        request = next(++sent);
+      }
       now_ps = dram.NextEvent();
       completions.clear();
       dram.AdvanceTo(now_ps, &completions);

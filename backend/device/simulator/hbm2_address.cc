@@ -108,15 +108,21 @@ absl::StatusOr<Hbm2AddressMap> Hbm2AddressMap::Parse(std::string_view text, int 
   }
 
   Hbm2AddressMap map;
+  int placed[kFields] = {};
   int shift = std::countr_zero(uint32_t{kHbm2BurstBytes});
   for (auto word = words.rbegin(); word != words.rend(); ++word) {
     const int count = word->bits != 0 ? word->bits : bits[word->field] - named[word->field];
     if (count == 0) continue;
-    Gather& gather = map.fields_[word->field];
-    gather.pieces[gather.count++] = {.shift = static_cast<uint8_t>(shift),
-                                     .to = static_cast<uint8_t>(gather.bits),
-                                     .mask = static_cast<uint32_t>((uint64_t{1} << count) - 1)};
-    gather.bits += count;
+    const Piece piece{.shift = static_cast<uint8_t>(shift),
+                      .to = static_cast<uint8_t>(placed[word->field]),
+                      .mask = static_cast<uint32_t>((uint64_t{1} << count) - 1)};
+    if (placed[word->field] == 0) {
+      map.first_[word->field] = piece;
+    } else {
+      map.rest_[word->field].push_back(piece);
+      map.split_ = true;
+    }
+    placed[word->field] += count;
     shift += count;
   }
   return map;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -24,11 +25,9 @@ class Hbm2AddressMap {
   static absl::StatusOr<Hbm2AddressMap> Parse(std::string_view text, int channel_bits,
                                               int row_bits);
 
-  int32_t Channel(uint64_t address) const {
-    return static_cast<int32_t>(fields_[kChannel].Of(address));
-  }
+  int32_t Channel(uint64_t address) const { return static_cast<int32_t>(Of(kChannel, address)); }
   Hbm2Location Locate(uint64_t address) const {
-    const auto of = [&](Field field) { return static_cast<int32_t>(fields_[field].Of(address)); };
+    const auto of = [&](Field field) { return static_cast<int32_t>(Of(field, address)); };
     return {.channel = of(kChannel),
             .pseudo_channel = of(kPseudoChannel),
             .bank = of(kBankGroup) * 4 + of(kBank),
@@ -38,31 +37,27 @@ class Hbm2AddressMap {
 
  private:
   enum Field { kRow, kBank, kBankGroup, kPseudoChannel, kColumn, kChannel, kFields };
-  static constexpr int kMaxPieces = 32;
-
   /// A field is gathered from pieces of the address, lowest first.
-  struct Gather {
-    struct Piece {
-      uint8_t shift = 0;  // In the address,
-      uint8_t to = 0;     // in the field.
-      uint32_t mask = 0;
-    };
-    std::array<Piece, kMaxPieces> pieces;
-    int count = 0;
-    int bits = 0;
+  struct Piece {
+    uint8_t shift = 0;  // In the address,
+    uint8_t to = 0;     // in the field.
+    uint32_t mask = 0;
 
-    uint32_t Of(uint64_t address) const {
-      // Most fields are of one piece; an empty first one yields 0.
-      uint32_t value = static_cast<uint32_t>(address >> pieces[0].shift) & pieces[0].mask;
-      for (int i = 1; i < count; ++i) {
-        value |= (static_cast<uint32_t>(address >> pieces[i].shift) & pieces[i].mask)
-                 << pieces[i].to;
-      }
-      return value;
-    }
+    uint32_t Of(uint64_t address) const { return static_cast<uint32_t>(address >> shift) & mask; }
   };
 
-  std::array<Gather, kFields> fields_;
+  uint32_t Of(Field field, uint64_t address) const {
+    uint32_t value = first_[field].Of(address);
+    if (split_) {
+      for (const Piece& piece : rest_[field]) value |= piece.Of(address) << piece.to;
+    }
+    return value;
+  }
+
+  // Most fields are of one piece; an empty first one yields 0.
+  std::array<Piece, kFields> first_;
+  bool split_ = false;  // Some field has more.
+  std::array<std::vector<Piece>, kFields> rest_;
 };
 
 }  // namespace thresher

@@ -6,6 +6,7 @@ namespace thresher {
 namespace {
 
 constexpr uint32_t kAllBanks = (1u << kHbm2Banks) - 1;
+constexpr uint32_t kGroupBanks = (1u << kHbm2BanksPerGroup) - 1;
 // Before all times: what never happened holds nothing up.
 constexpr int64_t kLongAgo = -(int64_t{1} << 40);
 
@@ -28,6 +29,7 @@ Hbm2Channel::Hbm2Channel(const Hbm2Config& config, int32_t channel)
       depth_(config.queue_depth),
       patience_(config.patience),
       channel_(channel),
+      groups_hold_rows_(config.timing.rrd_l > config.timing.rrd_s),
       flight_mask_(std::bit_ceil(static_cast<uint32_t>(config.queue_depth)) - 1),
       least_latency_(std::min(timing_.read_data(), timing_.write_data())) {
   Reset();
@@ -40,7 +42,6 @@ void Hbm2Channel::Reset() {
     pc = {};
     pc.index = index++;
     pc.last_activations.fill(kLongAgo);
-    pc.in_flight.resize(flight_mask_ + 1);
     if (refresh_ == v1::Hbm2Spec::ALL_BANK) pc.refresh_due = timing_.refi;
     if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) pc.refresh_due = timing_.refi_sb;
   }
@@ -48,11 +49,13 @@ void Hbm2Channel::Reset() {
   for (int r = 0; r + 1 < depth_; ++r) queue_[r].newer = static_cast<int16_t>(r + 1);
   free_ = 0;
   waiting_ = held_ = 0;
-  next_order_ = 0;
+  next_order_ = 1;
   clock_ = column_bus_ = row_bus_ = 0;
   next_step_ = 0;
-  row_ = {};
-  row_pc_ = 0;
+  row_clock_ = -1;
+  flights_.resize(flight_mask_ + 1);
+  flight_begin_ = flight_end_ = 0;
+  flight_done_ = kNever;
   done_.clear();
   SetDeadline();
 }
@@ -82,39 +85,42 @@ void Hbm2Channel::Send(const Hbm2Location& where, bool write, uint64_t tag, int6
   }
   const int16_t before = bank.newest;
   bank.newest = r;
-  if (before == kNone) {
-    bank.oldest = r;
-    bank.oldest_order = request.order;
-  } else {
-    queue_[before].newer = r;
-  }
+  (before == kNone ? bank.oldest : queue_[before].newer) = r;
   const bool hit = bank.open_row == where.row && bank.hit == kNone;
-  if (hit) SetHit(bank, before, r);
+  if (hit) bank.hit = r, bank.before_hit = before;
   if (hit || before == kNone) {
     // Its row is wanted again.
-    if ((pc.conflicting & Bit(where.bank)) != 0) pc.precharge.MakeStale(), row_.MakeStale();
-    Sort(pc, where.bank);
+    if (before != kNone && bank.want == kPrecharge) pc.precharge.MakeStale(), row_clock_ = -1;
+    File(pc, where.bank);
     Offer(pc, where.bank);
   }
 }
 
-void Hbm2Channel::SetHit(Bank& bank, int16_t before, int16_t hit) {
-  bank.hit = hit;
-  bank.before_hit = before;
-  if (hit == kNone) return;
-  bank.hit_order = queue_[hit].order;
-  bank.hit_direction = queue_[hit].direction;
-}
-
 /// Files the bank under what it wants next.
-void Hbm2Channel::Sort(PseudoChannel& pc, int b) {
-  const Bank& bank = pc.banks[b];
-  const uint32_t bit = Bit(b);
-  pc.hits &= ~bit;
-  pc.closed &= ~bit;
-  pc.conflicting &= ~bit;
+void Hbm2Channel::File(PseudoChannel& pc, int b) {
+  Bank& bank = pc.banks[b];
+  pc.lines[bank.want].ready &= ~Bit(b);
+  pc.lines[bank.want].settling &= ~Bit(b);
   if (bank.oldest == kNone) return;
-  (bank.open_row < 0 ? pc.closed : bank.hit != kNone ? pc.hits : pc.conflicting) |= bit;
+  bank.want = kPrecharge;
+  int16_t request = bank.oldest;
+  if (bank.open_row < 0) {
+    bank.want = kActivate;
+  } else if (bank.hit != kNone && (pc.urgent_bank != b || bank.hit == bank.oldest)) {
+    // A row with requests waiting is closed only when the bank's oldest is out of patience.
+    request = bank.hit;
+    bank.want = queue_[request].direction;
+  }
+  pc.place[b] = PlaceOf(request, b);
+  const int64_t from = bank.from[bank.want];
+  pc.from[b] = from;
+  Line& line = pc.lines[bank.want];
+  if (from <= clock_) {
+    line.ready |= Bit(b);
+  } else {
+    line.settling |= Bit(b);
+    line.settles = std::min(line.settles, from);
+  }
 }
 
 void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completions) {
@@ -122,139 +128,174 @@ void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completion
     completions->insert(completions->end(), done_.begin(), done_.end());
     done_.clear();
   }
-  for (;;) {
-    // Of two at the same time the first pseudo-channel's goes first.
-    PseudoChannel& pc = pcs_[pcs_[1].flight_done < pcs_[0].flight_done];
-    if (pc.flight_done > clock) break;
-    const uint64_t tag = pc.in_flight[pc.flight_begin++ & flight_mask_].tag;
-    completions->push_back({.tag = tag, .time_ps = pc.flight_done * timing_.clock_ps});
+  while (flight_done_ <= clock) {
+    const uint64_t tag = flights_[flight_begin_++ & flight_mask_].tag;
+    completions->push_back({.tag = tag, .time_ps = flight_done_ * timing_.clock_ps});
     --held_;
-    pc.flight_done = pc.flight_begin == pc.flight_end
-                         ? kNever
-                         : pc.in_flight[pc.flight_begin & flight_mask_].time_ps;
+    flight_done_ =
+        flight_begin_ == flight_end_ ? kNever : flights_[flight_begin_ & flight_mask_].done;
   }
+}
+
+/// Most are done in the order in which they are issued. Of two at the same time the first
+/// pseudo-channel's goes first.
+inline void Hbm2Channel::Fly(const PseudoChannel& pc, uint64_t tag, int64_t done) {
+  uint32_t at = flight_end_++;
+  for (; at != flight_begin_; --at) {
+    const Flight& before = flights_[(at - 1) & flight_mask_];
+    if (before.done < done || (before.done == done && before.pc <= pc.index)) break;
+    flights_[at & flight_mask_] = before;
+  }
+  flights_[at & flight_mask_] = {.tag = tag, .done = done, .pc = pc.index};
+  flight_done_ = std::min(flight_done_, done);
 }
 
 // ---- Choosing ----
 
-/// Of `banks` the one whose command could be issued first, by `clock_of`; of those the one with the
-/// oldest request. One number holds it all, so that no branch depends on what is compared: the time
-/// from now, the request's place in the order, and the bank.
-template <Hbm2Channel::Kind kKind, typename ClockOf>
-inline Hbm2Channel::Choice Hbm2Channel::Earliest(const PseudoChannel& pc, uint32_t banks,
-                                                 const ClockOf& clock_of) const {
-  constexpr int kOrderBits = 32;
-  constexpr uint64_t kNothing = ~uint64_t{0};
-  const int64_t now = clock_;
-  const int64_t oldest = next_order_ - (int64_t{1} << (kOrderBits - 5));
-  uint64_t best = kNothing;
-  ForEachBank(banks, [&](int b) {
-    const Bank& bank = pc.banks[b];
-    const int64_t order = kKind == Kind::kColumn ? bank.hit_order : bank.oldest_order;
-    const auto clock = static_cast<uint64_t>(clock_of(bank, GroupOf(b)) - now);
-    const auto place = static_cast<uint64_t>((order - oldest) * kHbm2Banks + b);
-    best = std::min(best, (clock << kOrderBits) + place);
-  });
-  if (best == kNothing) return {};
-  const auto b = static_cast<int16_t>(best % kHbm2Banks);
-  return {.clock = now + static_cast<int64_t>(best >> kOrderBits),
-          .order = kKind == Kind::kColumn ? pc.banks[b].hit_order : pc.banks[b].oldest_order,
-          .kind = kKind,
-          .bank = b};
+/// When timings allow what the bank wants.
+inline int64_t Hbm2Channel::From(const PseudoChannel& pc, Want want, int b) {
+  return std::max({pc.from[b], pc.any_from[want], pc.group_from[want][GroupOf(b)]});
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, uint32_t banks,
-                                            int64_t floor) const {
-  return Earliest<Kind::kColumn>(pc, banks, [&](const Bank& bank, unsigned group) {
-    const Direction direction = bank.hit_direction;
-    return std::max(std::max(floor, bank.column[direction]),
-                    std::max(pc.column_from[direction], pc.group_column_from[group][direction]));
+/// Banks of the line that are ready by `clock` become so, and are told of.
+template <typename OnReady>
+inline void Hbm2Channel::Settle(PseudoChannel& pc, Line& line, int64_t clock,
+                                const OnReady& on_ready) {
+  if (clock < line.settles) return;
+  line.settles = kNever;
+  ForEachBank(line.settling, [&](int b) {
+    if (pc.from[b] > clock) {
+      line.settles = std::min(line.settles, pc.from[b]);
+      return;
+    }
+    line.settling &= ~Bit(b);
+    line.ready |= Bit(b);
+    on_ready(b);
   });
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextActivate(const PseudoChannel& pc, uint32_t banks,
-                                              int64_t floor) const {
-  const int64_t first = timing_.activation_cycles - 1;
-  floor = std::max(floor + first, pc.activate_from);
-  return Earliest<Kind::kActivate>(pc, banks, [&](const Bank& bank, unsigned group) {
-    return std::max(std::max(floor, bank.activation), pc.group_activate_from[group]) - first;
-  });
-}
-
-Hbm2Channel::Choice Hbm2Channel::NextPrecharge(const PseudoChannel& pc, uint32_t banks,
-                                               int64_t floor) const {
-  return Earliest<Kind::kPrecharge>(
-      pc, banks, [&](const Bank& bank, unsigned) { return std::max(floor, bank.precharge); });
-}
-
-Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
-  uint32_t banks = pc.hits & ~pc.blocked;
-  if (pc.urgent_bank != kNone && (pc.blocked & Bit(pc.urgent_bank)) == 0) {
-    // Its oldest request goes next, or nothing holds its row up any longer.
-    const Bank& bank = pc.banks[pc.urgent_bank];
-    banks = bank.hit == bank.oldest ? Bit(pc.urgent_bank) : banks & ~Bit(pc.urgent_bank);
+/// Of `banks` that want it the one whose command could be issued first, from `floor` on; of those
+/// the one with the oldest request.
+template <Hbm2Channel::Want kWant>
+inline Hbm2Channel::Choice Hbm2Channel::Earliest(PseudoChannel& pc, Kind kind, uint32_t banks,
+                                                 int64_t floor) {
+  floor = std::max(floor, pc.any_from[kWant]);
+  Line& line = pc.lines[kWant];
+  Settle(pc, line, floor, [](int) {});
+  uint32_t ready = line.ready & banks;
+  if constexpr (kWant != kPrecharge) {
+    static_assert(kHbm2BankGroups == 4);
+    const auto held = [&](int group) {
+      return static_cast<uint32_t>(pc.group_from[kWant][group] > floor)
+             << (group * kHbm2BanksPerGroup);
+    };
+    ready &= ~((held(0) | held(1) | held(2) | held(3)) * kGroupBanks);
   }
-  return NextColumn(pc, banks, floor);
+  Choice choice{.clock = floor, .place = kNever, .kind = kind};
+  if (ready != 0) {
+    ForEachBank(ready, [&](int b) { choice.place = std::min(choice.place, pc.place[b]); });
+  } else {
+    choice.clock = kNever;
+    ForEachBank((line.ready | line.settling) & banks, [&](int b) {
+      const int64_t clock = From(pc, kWant, b);
+      if (clock > choice.clock || (clock == choice.clock && pc.place[b] > choice.place)) return;
+      choice.clock = clock;
+      choice.place = pc.place[b];
+    });
+  }
+  choice.bank = static_cast<int16_t>(choice.place % kHbm2Banks);
+  return choice;
 }
 
-Hbm2Channel::Choice Hbm2Channel::NextActivate(const PseudoChannel& pc, int64_t floor) const {
-  return NextActivate(pc, pc.closed & ~pc.blocked, floor);
-}
-
-Hbm2Channel::Choice Hbm2Channel::NextPrecharge(const PseudoChannel& pc, int64_t floor) const {
-  uint32_t banks = pc.conflicting & ~pc.blocked;
+Hbm2Channel::Choice Hbm2Channel::NextColumn(PseudoChannel& pc, int64_t floor) {
+  const Line& reads = pc.lines[kRead];
+  const Line& writes = pc.lines[kWrite];
+  uint32_t banks = ~pc.blocked;
   if (pc.urgent_bank != kNone) {
-    // A row with requests waiting is closed only when the bank's oldest is out of patience.
-    const Bank& bank = pc.banks[pc.urgent_bank];
-    if (bank.hit != bank.oldest) banks |= pc.hits & ~pc.blocked & Bit(pc.urgent_bank);
+    // Its oldest request goes next, or nothing holds its row up any longer.
+    const uint32_t urgent = Bit(pc.urgent_bank) & banks;
+    const uint32_t hits = reads.ready | reads.settling | writes.ready | writes.settling;
+    if ((hits & urgent) != 0) banks = urgent;
   }
-  Choice choice = NextPrecharge(pc, banks, floor);
-  if (pc.refreshing) choice.Offer(NextRefresh(pc, floor));
+  Choice choice;
+  if ((reads.ready | reads.settling) != 0) {
+    choice = Earliest<kRead>(pc, Kind::kColumn, banks, floor);
+  }
+  if ((writes.ready | writes.settling) != 0) {
+    choice.Offer(Earliest<kWrite>(pc, Kind::kColumn, banks, floor));
+  }
   return choice;
 }
 
 /// Closes the rows, then refreshes; before all else.
 Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t floor) const {
   const bool single = refresh_ == v1::Hbm2Spec::SINGLE_BANK;
-  Choice choice{.clock = floor, .order = -1, .bank = single ? pc.refresh_bank : int16_t{0}};
+  Choice choice{.clock = floor, .place = 0, .bank = single ? pc.refresh_bank : int16_t{0}};
   if (const uint32_t open = pc.open & pc.blocked; open != 0) {
     choice.kind = single ? Kind::kPrecharge : Kind::kPrechargeAll;
-    ForEachBank(open, [&](int b) { Raise(pc.banks[b].precharge, &choice.clock); });
+    ForEachBank(open, [&](int b) { Raise(pc.banks[b].from[kPrecharge], &choice.clock); });
   } else {
     choice.kind = Kind::kRefresh;
-    ForEachBank(pc.blocked, [&](int b) { Raise(pc.banks[b].activation, &choice.clock); });
+    const int64_t first = timing_.activation_cycles - 1;
+    ForEachBank(pc.blocked,
+                [&](int b) { Raise(pc.banks[b].from[kActivate] + first, &choice.clock); });
     if (single) Raise(pc.single_refresh_from, &choice.clock);
   }
   return choice;
 }
 
+/// The choice did not come about before `floor`.
+template <Hbm2Channel::Want kWant>
+inline void Hbm2Channel::RenewRow(PseudoChannel& pc, int64_t floor, Choice* choice) const {
+  constexpr Kind kind = kWant == kActivate ? Kind::kActivate : Kind::kPrecharge;
+  if (choice->stale() || choice->kind != kind || (kWant == kActivate && groups_hold_rows_)) {
+    *choice = Earliest<kWant>(pc, kind, ~pc.blocked, floor);
+    return;
+  }
+  // Nothing but what became ready in the meantime can go before it.
+  choice->clock = floor;
+  Settle(pc, pc.lines[kWant], floor, [&](int b) {
+    if (pc.place[b] > choice->place || (pc.blocked & Bit(b)) != 0) return;
+    choice->place = pc.place[b];
+    choice->bank = static_cast<int16_t>(b);
+  });
+}
+
 /// Between the pseudo-channels, and between opening and closing.
 void Hbm2Channel::ChooseRow(int64_t floor) {
-  row_ = {};
   for (PseudoChannel& pc : pcs_) {
-    if (pc.activate.clock < floor) pc.activate = NextActivate(pc, floor);
-    if (pc.precharge.clock < floor) pc.precharge = NextPrecharge(pc, floor);
-    const Choice& choice = pc.precharge.Before(pc.activate) ? pc.precharge : pc.activate;
-    if (choice.Before(row_)) row_ = choice, row_pc_ = pc.index;
+    if (pc.activate.clock < floor) RenewRow<kActivate>(pc, floor, &pc.activate);
+    if (pc.precharge.clock < floor) {
+      RenewRow<kPrecharge>(pc, floor, &pc.precharge);
+      if (pc.refreshing) pc.precharge.Offer(NextRefresh(pc, floor));
+    }
   }
+  const auto first = [](const Choice* a, const Choice* b) { return b->Before(*a) ? b : a; };
+  const Choice* const of_first = first(&pcs_[0].activate, &pcs_[0].precharge);
+  const Choice* const of_second = first(&pcs_[1].activate, &pcs_[1].precharge);
+  row_ = first(of_first, of_second);
+  row_pc_ = &pcs_[row_ == of_second];
+  row_clock_ = row_->clock;
 }
 
 /// The bank has something new to do.
 void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
-  const uint32_t bit = Bit(b);
   if (pc.urgent_bank != kNone) {
     MakeStale(pc);
     return;
   }
-  if ((pc.hits & ~pc.blocked & bit) != 0) {
-    pc.column.Offer(NextColumn(pc, bit, ColumnFloor()));
-  } else if ((pc.closed & ~pc.blocked & bit) != 0) {
-    row_.MakeStale();
-    pc.activate.Offer(NextActivate(pc, bit, RowFloor()));
-  } else if ((pc.conflicting & ~pc.blocked & bit) != 0) {
-    row_.MakeStale();
-    pc.precharge.Offer(NextPrecharge(pc, bit, RowFloor()));
+  const Want want = pc.banks[b].want;
+  if (pc.banks[b].oldest == kNone || (pc.blocked & Bit(b)) != 0) return;
+  Choice choice{.clock = From(pc, want, b), .place = pc.place[b], .bank = static_cast<int16_t>(b)};
+  if (want <= kWrite) {
+    Raise(ColumnFloor(), &choice.clock);
+    pc.column.Offer(choice);
+    return;
   }
+  Raise(RowFloor(), &choice.clock);
+  choice.kind = want == kActivate ? Kind::kActivate : Kind::kPrecharge;
+  (want == kActivate ? pc.activate : pc.precharge).Offer(choice);
+  row_clock_ = -1;
 }
 
 void Hbm2Channel::Run(int64_t until) {
@@ -264,9 +305,12 @@ void Hbm2Channel::Run(int64_t until) {
     const int64_t column_floor = ColumnFloor();
     if (first.column.clock < column_floor) first.column = NextColumn(first, column_floor);
     if (second.column.clock < column_floor) second.column = NextColumn(second, column_floor);
-    if (const int64_t row_floor = RowFloor(); row_.clock < row_floor) ChooseRow(row_floor);
-    PseudoChannel& pc = second.column.Before(first.column) ? second : first;
-    const int64_t step = std::min(std::min(pc.column.clock, row_.clock), deadline_);
+    if (const int64_t row_floor = RowFloor(); row_clock_ < row_floor) ChooseRow(row_floor);
+    const bool is_second =
+        second.column.clock < first.column.clock ||
+        (second.column.clock == first.column.clock && second.column.place < first.column.place);
+    PseudoChannel& pc = is_second ? second : first;
+    const int64_t step = std::min(std::min(pc.column.clock, row_clock_), deadline_);
     if (step >= until) {
       next_step_ = step;
       return;
@@ -279,7 +323,7 @@ void Hbm2Channel::Run(int64_t until) {
       IssueColumn(pc, pc.column.bank);
     } else {
       clock_ = step;
-      IssueRow(pcs_[row_pc_], row_);
+      IssueRow(*row_pc_, *row_);
     }
   }
 }
@@ -296,7 +340,7 @@ void Hbm2Channel::MakeStale(PseudoChannel& pc) {
   pc.column.MakeStale();
   pc.activate.MakeStale();
   pc.precharge.MakeStale();
-  row_.MakeStale();
+  row_clock_ = -1;
 }
 
 void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
@@ -311,7 +355,9 @@ void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
     if (pc.urgent_bank == kNone && pc.patient_until <= clock) {
       // The request that it was set for may be gone: whose is the oldest now?
       const Request* oldest = nullptr;
-      ForEachBank(pc.hits | pc.closed | pc.conflicting, [&](int b) {
+      uint32_t waiting = 0;
+      for (const Line& line : pc.lines) waiting |= line.ready | line.settling;
+      ForEachBank(waiting, [&](int b) {
         const Request& request = queue_[pc.banks[b].oldest];
         if (oldest != nullptr && oldest->order < request.order) return;
         oldest = &request;
@@ -319,6 +365,7 @@ void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
       });
       pc.patient_until = oldest == nullptr ? kNever : oldest->arrival + patience_;
       if (pc.patient_until <= clock) {
+        File(pc, pc.urgent_bank);
         MakeStale(pc);
       } else {
         pc.urgent_bank = kNone;
@@ -359,27 +406,26 @@ void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
   const int64_t now = clock_;
 
   // What must wait for it.
-  int64_t* const group = pc.group_column_from[GroupOf(b)];
+  const unsigned group = GroupOf(b);
   int64_t done = 0;
   if (request.direction == kWrite) {
     ++counts_.writes;
     done = now + timing_.write_data();
-    Raise(now + timing_.column_gap(), &pc.column_from[kWrite]);
-    Raise(now + timing_.ccd_l, &group[kWrite]);
-    Raise(done + timing_.wtr_s, &pc.column_from[kRead]);
-    Raise(done + timing_.wtr_l, &group[kRead]);
-    Raise(done + timing_.wr, &bank.precharge);
+    Raise(now + timing_.column_gap(), &pc.any_from[kWrite]);
+    Raise(now + timing_.ccd_l, &pc.group_from[kWrite][group]);
+    Raise(done + timing_.wtr_s, &pc.any_from[kRead]);
+    Raise(done + timing_.wtr_l, &pc.group_from[kRead][group]);
+    Raise(done + timing_.wr, &bank.from[kPrecharge]);
   } else {
     ++counts_.reads;
     done = now + timing_.read_data();
-    Raise(now + timing_.column_gap(), &pc.column_from[kRead]);
-    Raise(now + timing_.ccd_l, &group[kRead]);
-    Raise(now + timing_.read_to_write(), &pc.column_from[kWrite]);
-    Raise(now + timing_.rtp, &bank.precharge);
+    Raise(now + timing_.column_gap(), &pc.any_from[kRead]);
+    Raise(now + timing_.ccd_l, &pc.group_from[kRead][group]);
+    Raise(now + timing_.read_to_write(), &pc.any_from[kWrite]);
+    Raise(now + timing_.rtp, &bank.from[kPrecharge]);
   }
   ++counts_.outcomes[request.outcome];
-  if (pc.flight_begin == pc.flight_end) pc.flight_done = done;
-  pc.in_flight[pc.flight_end++ & flight_mask_] = {.tag = request.tag, .time_ps = done};
+  Fly(pc, request.tag, done);
 
   // It leaves the queue, and the next one for the row is looked for.
   const int16_t newer = request.newer;
@@ -389,7 +435,6 @@ void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
     queue_[before].newer = newer;
   } else {
     bank.oldest = newer;
-    if (newer != kNone) bank.oldest_order = queue_[newer].order;
     if (pc.urgent_bank == b) {  // Its wait is over.
       pc.urgent_bank = kNone;
       pc.patient_until = now;
@@ -399,7 +444,8 @@ void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
   }
   int16_t hit = newer;
   for (; hit != kNone && queue_[hit].row != bank.open_row; hit = queue_[hit].newer) before = hit;
-  SetHit(bank, before, hit);
+  bank.hit = hit;
+  bank.before_hit = before;
   const bool close = hit == kNone && page_policy_ == v1::Hbm2Spec::CLOSED;
   if (observer_) {
     const bool write = request.direction == kWrite;
@@ -409,16 +455,21 @@ void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
   free_ = r;
   --waiting_;
   pc.column.MakeStale();
-  if (hit == kNone) {
-    if (close) {
-      Close(pc, b, bank.precharge);
+  if (hit != kNone) {
+    if (queue_[hit].direction == bank.want && pc.urgent_bank == kNone) {
+      pc.place[b] = PlaceOf(hit, b);  // All else is as it was.
     } else {
-      Sort(pc, b);
+      File(pc, b);
+      MakeStale(pc);
     }
-    Offer(pc, b);
-  } else if (pc.urgent_bank != kNone) {
-    MakeStale(pc);
+    return;
   }
+  if (close) {
+    Close(pc, b, bank.from[kPrecharge]);
+  } else {
+    File(pc, b);
+  }
+  Offer(pc, b);
 }
 
 void Hbm2Channel::IssueRow(PseudoChannel& pc, const Choice& choice) {
@@ -429,7 +480,7 @@ void Hbm2Channel::IssueRow(PseudoChannel& pc, const Choice& choice) {
       break;
     case Kind::kPrecharge:
       // A refresh closes the row for nobody's sake.
-      Precharge(pc, choice.bank, /*refresh=*/choice.order < 0);
+      Precharge(pc, choice.bank, /*refresh=*/choice.place == 0);
       break;
     case Kind::kPrechargeAll:
       if (observer_) Show(DramCommand::Kind::kPrechargeAll, pc, 0, 0);
@@ -442,7 +493,7 @@ void Hbm2Channel::IssueRow(PseudoChannel& pc, const Choice& choice) {
     case Kind::kColumn:
       break;
   }
-  row_.MakeStale();
+  row_clock_ = -1;
 }
 
 void Hbm2Channel::Activate(PseudoChannel& pc, int b) {
@@ -452,21 +503,22 @@ void Hbm2Channel::Activate(PseudoChannel& pc, int b) {
   if (observer_) Show(DramCommand::Kind::kActivate, pc, b, request.row);
   ++counts_.activations;
   const int64_t activated = clock_ + timing_.activation_cycles - 1;
-  bank.column[kRead] = activated + timing_.rcd_read;
-  bank.column[kWrite] = activated + timing_.rcd_write;
-  bank.precharge = activated + timing_.ras;
-  bank.activation = activated + timing_.rc;
-  Raise(activated + timing_.rrd_s, &pc.activate_from);
+  bank.from[kRead] = activated + timing_.rcd_read;
+  bank.from[kWrite] = activated + timing_.rcd_write;
+  bank.from[kPrecharge] = activated + timing_.ras;
+  bank.from[kActivate] = clock_ + timing_.rc;
+  Raise(clock_ + timing_.rrd_s, &pc.any_from[kActivate]);
   Raise(activated + timing_.rrd_s, &pc.single_refresh_from);
-  Raise(activated + timing_.rrd_l, &pc.group_activate_from[GroupOf(b)]);
-  pc.last_activations[pc.next_activation] = activated;
+  Raise(clock_ + timing_.rrd_l, &pc.group_from[kActivate][GroupOf(b)]);
+  pc.last_activations[pc.next_activation] = clock_;
   pc.next_activation = (pc.next_activation + 1) % 4;
-  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.activate_from);
+  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.any_from[kActivate]);
 
   bank.open_row = request.row;
   pc.open |= Bit(b);
-  SetHit(bank, kNone, bank.oldest);
-  Sort(pc, b);
+  bank.hit = bank.oldest;
+  bank.before_hit = kNone;
+  File(pc, b);
   pc.activate.MakeStale();
   if (pc.refreshing) pc.precharge.MakeStale();
   Offer(pc, b);
@@ -488,21 +540,25 @@ void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
   bank.open_row = -1;
   bank.hit = bank.before_hit = kNone;
   pc.open &= ~Bit(b);
-  Raise(precharged + timing_.rp, &bank.activation);
+  Raise(ActivationOf(precharged + timing_.rp), &bank.from[kActivate]);
   ++counts_.precharges;
-  Sort(pc, b);
+  File(pc, b);
 }
 
 void Hbm2Channel::Refresh(PseudoChannel& pc, int b) {
   ++counts_.refreshes;
   if (refresh_ == v1::Hbm2Spec::ALL_BANK) {
     if (observer_) Show(DramCommand::Kind::kRefresh, pc, 0, 0);
-    for (Bank& bank : pc.banks) bank.activation = clock_ + timing_.rfc;
+    for (int bank = 0; bank < kHbm2Banks; ++bank) {
+      pc.banks[bank].from[kActivate] = ActivationOf(clock_ + timing_.rfc);
+      File(pc, bank);
+    }
     pc.refresh_due += timing_.refi;
   } else {
     if (observer_) Show(DramCommand::Kind::kRefreshBank, pc, b, 0);
-    pc.banks[b].activation = clock_ + timing_.rfc_sb;
-    Raise(clock_ + timing_.rrefd, &pc.activate_from);
+    pc.banks[b].from[kActivate] = ActivationOf(clock_ + timing_.rfc_sb);
+    File(pc, b);
+    Raise(ActivationOf(clock_ + timing_.rrefd), &pc.any_from[kActivate]);
     Raise(clock_ + timing_.rrefd, &pc.single_refresh_from);
     pc.refresh_bank = static_cast<int16_t>((b + 1) % kHbm2Banks);
     pc.refresh_due += timing_.refi_sb;

@@ -46,7 +46,7 @@ class Hbm2Channel {
   bool MakeRoom(int64_t clock, int64_t done_clock) {
     if (held_ < depth_) return true;
     RunUntil(clock);
-    if (FirstInFlight() <= done_clock) Collect(done_clock, &done_);
+    if (flight_done_ <= done_clock) Collect(done_clock, &done_);
     return held_ < depth_;
   }
   /// MakeRoom() was true.
@@ -61,14 +61,15 @@ class Hbm2Channel {
   /// Nothing is done before this, if nothing is sent; kNever when the channel is empty.
   int64_t EarliestDone() const {
     if (!done_.empty()) return 0;
-    const int64_t earliest = FirstInFlight();
-    return waiting_ == 0 ? earliest : std::min(earliest, next_step_ + least_latency_);
+    return waiting_ == 0 ? flight_done_ : std::min(flight_done_, next_step_ + least_latency_);
   }
   const Counts& counts() const { return counts_; }
 
  private:
   static constexpr int16_t kNone = -1;
-  enum Direction : uint8_t { kRead, kWrite };
+  /// What a bank wants next. The first two are the directions of a request, too.
+  enum Want : uint8_t { kRead, kWrite, kActivate, kPrecharge, kWants };
+  using Direction = Want;
   enum Outcome : uint8_t { kHit, kMiss, kConflict };
 
   /// A place in the queue.
@@ -82,34 +83,38 @@ class Hbm2Channel {
     Outcome outcome = kHit;
   };
 
-  /// The times are the earliest at which the command may be issued; that of an activation is of its
-  /// second clock. One cache line.
+  /// One cache line.
   struct alignas(64) Bank {
-    int64_t activation = 0;
-    int64_t precharge = 0;
-    int64_t column[2] = {};  // By direction.
-    int64_t oldest_order = 0;
-    int64_t hit_order = 0;
+    int64_t from[kWants] = {};  // When its own timings allow each command.
     int32_t open_row = -1;
     int16_t oldest = kNone, newest = kNone;
     int16_t hit = kNone;         // The oldest request for the open row,
     int16_t before_hit = kNone;  // and the one before it in the bank.
-    Direction hit_direction = kRead;
+    Want want = kRead;           // What it is filed under, if it has requests.
+  };
+  /// Banks that want the same.
+  struct Line {
+    uint32_t ready = 0;        // Their own timings allow it.
+    uint32_t settling = 0;     // They must wait for these;
+    int64_t settles = kNever;  // the first is ready then, or later.
   };
 
   enum class Kind : uint8_t { kColumn, kActivate, kPrecharge, kPrechargeAll, kRefresh };
   /// Of commands of one sort the one to issue next: the earliest, and of those the one for the
-  /// oldest request. It stands as long as its bus is free when it is to be issued.
+  /// oldest request.
   struct Choice {
     int64_t clock = kNever;
-    int64_t order = 0;  // Of the request that it serves.
+    int64_t place = 0;  // In the order of requests, of the one that it serves; 0: a refresh.
     Kind kind = Kind::kColumn;
     int16_t bank = 0;
 
-    bool Before(const Choice& other) const {
-      return clock < other.clock || (clock == other.clock && order < other.order);
+    /// As one number, so that no branch depends on it.
+    bool Before(const Choice& other) const { return Rank() < other.Rank(); }
+    __int128 Rank() const {
+      return static_cast<__int128>(clock) << 64 | static_cast<uint64_t>(place);
     }
     void MakeStale() { clock = -1; }
+    bool stale() const { return clock < 0; }
     void Offer(const Choice& other) {
       if (other.Before(*this)) *this = other;  // Never, where this is stale.
     }
@@ -119,32 +124,32 @@ class Hbm2Channel {
     Choice column;
     Choice activate;
     Choice precharge;  // Or refresh.
-    // Banks by what they want next; a bank is in one of them at the most.
-    uint32_t hits = 0;         // A request for the open row waits.
-    uint32_t closed = 0;       // Requests wait and no row is open.
-    uint32_t conflicting = 0;  // Requests wait, all for other rows than the open one.
-    uint32_t open = 0;         // A row is open.
-    uint32_t blocked = 0;      // Refresh is due, and comes first.
-    int8_t index = 0;          // In the channel.
+    // Banks with requests, by what they want next; of each bank, from when its own timings allow it
+    // and the place of the request that it is for.
+    std::array<Line, kWants> lines;
+    std::array<int64_t, kHbm2Banks> from = {};
+    std::array<int64_t, kHbm2Banks> place = {};
+    uint32_t open = 0;     // Banks with an open row.
+    uint32_t blocked = 0;  // Refresh is due, and comes first.
+    int8_t index = 0;      // In the channel.
     bool refreshing = false;
     int16_t refresh_bank = 0;     // SINGLE_BANK: whose turn it is.
     int16_t urgent_bank = kNone;  // Whose oldest request is out of patience.
     int64_t refresh_due = kNever;
     int64_t patient_until = kNever;  // No request is out of patience before this.
     // The earliest times for any bank, and for those of a group.
-    int64_t column_from[2] = {};  // By direction.
-    int64_t group_column_from[kHbm2BankGroups][2] = {};
-    int64_t activate_from = 0;
-    int64_t group_activate_from[kHbm2BankGroups] = {};
+    int64_t any_from[kWants] = {};
+    int64_t group_from[kWants][kHbm2BankGroups] = {};
     int64_t single_refresh_from = 0;
     std::array<int64_t, 4> last_activations = {};  // A ring.
     uint32_t next_activation = 0;
-    // Issued, in order of their data: a ring.
-    uint32_t flight_begin = 0;
-    uint32_t flight_end = 0;
-    int64_t flight_done = kNever;           // The first one's.
-    std::vector<DramCompletion> in_flight;  // With clocks for times.
     std::array<Bank, kHbm2Banks> banks;
+  };
+
+  struct Flight {
+    uint64_t tag = 0;
+    int64_t done = 0;
+    int8_t pc = 0;
   };
 
   void Run(int64_t until);
@@ -153,15 +158,17 @@ class Hbm2Channel {
 
   int64_t ColumnFloor() const { return std::max(clock_, column_bus_); }
   int64_t RowFloor() const { return std::max(clock_, row_bus_); }
-  template <Kind kKind, typename ClockOf>
-  Choice Earliest(const PseudoChannel& pc, uint32_t banks, const ClockOf& clock_of) const;
-  Choice NextColumn(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
-  Choice NextActivate(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
-  Choice NextPrecharge(const PseudoChannel& pc, uint32_t banks, int64_t floor) const;
-  Choice NextColumn(const PseudoChannel& pc, int64_t floor) const;
-  Choice NextActivate(const PseudoChannel& pc, int64_t floor) const;
-  Choice NextPrecharge(const PseudoChannel& pc, int64_t floor) const;
+  /// The first clock of an activation whose second one, from which its timings count, is `clock`.
+  int64_t ActivationOf(int64_t clock) const { return clock - timing_.activation_cycles + 1; }
+  static int64_t From(const PseudoChannel& pc, Want want, int bank);
+  template <typename OnReady>
+  static void Settle(PseudoChannel& pc, Line& line, int64_t clock, const OnReady& on_ready);
+  template <Want kWant>
+  static Choice Earliest(PseudoChannel& pc, Kind kind, uint32_t banks, int64_t floor);
+  static Choice NextColumn(PseudoChannel& pc, int64_t floor);
   Choice NextRefresh(const PseudoChannel& pc, int64_t floor) const;
+  template <Want kWant>
+  void RenewRow(PseudoChannel& pc, int64_t floor, Choice* choice) const;
   void ChooseRow(int64_t floor);
   void Offer(PseudoChannel& pc, int bank);
 
@@ -171,11 +178,13 @@ class Hbm2Channel {
   void Precharge(PseudoChannel& pc, int bank, bool refresh);
   void Refresh(PseudoChannel& pc, int bank);
   void Close(PseudoChannel& pc, int bank, int64_t precharged);
-  void SetHit(Bank& bank, int16_t before, int16_t hit);
-  static void Sort(PseudoChannel& pc, int bank);
+  void File(PseudoChannel& pc, int bank);
+  int64_t PlaceOf(int16_t request, int bank) const {
+    return queue_[request].order * kHbm2Banks + bank;
+  }
   void SetDeadline();
   void MakeStale(PseudoChannel& pc);
-  int64_t FirstInFlight() const { return std::min(pcs_[0].flight_done, pcs_[1].flight_done); }
+  void Fly(const PseudoChannel& pc, uint64_t tag, int64_t done);
   void Show(DramCommand::Kind kind, const PseudoChannel& pc, int bank, int32_t row,
             bool auto_precharge = false);
 
@@ -185,6 +194,7 @@ class Hbm2Channel {
   const int32_t depth_;
   const int32_t patience_;
   const int32_t channel_;
+  const bool groups_hold_rows_;  // Whether an activation holds up its own group for longer.
   const uint32_t flight_mask_;
   const int64_t least_latency_;
   DramObserver* observer_ = nullptr;
@@ -201,8 +211,14 @@ class Hbm2Channel {
   int64_t deadline_ = 0;   // When a refresh is due or patience may end.
   int64_t next_step_ = 0;  // Run has nothing to do up to here.
   // The next command of the row bus, unless stale.
-  Choice row_;
-  int row_pc_ = 0;
+  const Choice* row_ = nullptr;
+  PseudoChannel* row_pc_ = nullptr;
+  int64_t row_clock_ = -1;
+  // Issued, in the order in which they are done: a ring.
+  std::vector<Flight> flights_;
+  uint32_t flight_begin_ = 0;
+  uint32_t flight_end_ = 0;
+  int64_t flight_done_ = kNever;  // The first one's.
   Counts counts_;
   std::vector<DramCompletion> done_;  // Completed to make room, and not yet collected.
 };
