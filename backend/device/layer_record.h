@@ -64,6 +64,10 @@ struct SequenceRecord {
   int32_t top_k = 0;
   bool accumulates_importance = false;
   bool rescales_importance = false;  // Of what was accumulated before, when a step has ended.
+  /// Likewise of heads, by what they put out.
+  int32_t head_top_k_from = 0;
+  int32_t head_top_k = 0;
+  bool accumulates_head_importance = false;
   // Rows of Q, K and V that were generated, each counted once for each head.
   int64_t query_rows = 0;
   int64_t key_rows = 0;

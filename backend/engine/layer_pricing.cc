@@ -18,22 +18,22 @@ namespace thresher {
 namespace {
 
 /// `total` in as many whole parts as there are heads, in proportion to `weight` of each: the parts
-/// sum to it.
+/// sum to it, and none is more than its weight unless `total` is more than all weights.
 template <typename Weight>
 void Spread(int64_t total, std::vector<HeadRecord>& heads, int64_t HeadRecord::*part,
             Weight weight) {
-  double all = 0.0;
-  for (const HeadRecord& head : heads) all += static_cast<double>(weight(head));
-  double so_far = 0.0;
+  if (heads.empty()) return;
+  __int128 all = 0;
+  for (const HeadRecord& head : heads) all += weight(head);
+  __int128 so_far = 0;
   int64_t given = 0;
   for (HeadRecord& head : heads) {
-    so_far += static_cast<double>(weight(head));
-    const auto upto =
-        all > 0.0 ? static_cast<int64_t>(static_cast<double>(total) * so_far / all) : int64_t{0};
+    so_far += weight(head);
+    const auto upto = all > 0 ? static_cast<int64_t>(so_far * total / all) : int64_t{0};
     head.*part = upto - given;
     given = upto;
   }
-  if (!heads.empty()) heads.back().*part += total - given;
+  heads.back().*part += total - given;  // Nothing, unless no head has any weight.
 }
 
 /// Where single keys were chosen: each head's own counts.
@@ -42,11 +42,10 @@ void CountCandidates(const SequencePlan& plan, std::vector<HeadRecord>& heads) {
   std::vector<uint64_t> any(static_cast<size_t>(mask.words()));
   for (HeadRecord& head : heads) {
     std::ranges::fill(any, 0);
-    head.queries = head.scores = 0;
+    head.scores = 0;
     for (int32_t q = 0; q < mask.queries(); ++q) {
       const size_t at = static_cast<size_t>(head.head) * mask.queries() + q;
       if (!plan.one_hot.empty() && plan.one_hot[at] >= 0) continue;
-      ++head.queries;
       const uint64_t* const row = mask.row(head.head, q);
       for (int32_t w = 0; w < mask.words(); ++w) {
         head.scores += std::popcount(row[w]);
@@ -56,6 +55,13 @@ void CountCandidates(const SequencePlan& plan, std::vector<HeadRecord>& heads) {
     head.keys = 0;
     for (const uint64_t word : any) head.keys += std::popcount(word);
   }
+}
+
+/// Queries of a head that score nothing and copy one V row.
+int64_t OneHotQueries(const SequencePlan* plan, int32_t rows, int32_t head) {
+  if (plan == nullptr || plan->one_hot.empty()) return 0;
+  const auto first = plan->one_hot.begin() + static_cast<ptrdiff_t>(head) * rows;
+  return std::count_if(first, first + rows, [](int32_t key) { return key >= 0; });
 }
 
 int64_t Flags(const std::vector<uint8_t>& flags) {
@@ -78,6 +84,9 @@ void SetGenerated(const PolicyShape& shape, int32_t rows, const SequencePlan* pl
   out->key_rows = Flags(generated.key);
   out->value_rows = Flags(generated.value);
 }
+
+int64_t Queries(const HeadRecord& head) { return head.queries; }
+int64_t Scores(const HeadRecord& head) { return head.scores; }
 
 std::vector<HeadRecord> Heads(int32_t count) {
   std::vector<HeadRecord> heads(static_cast<size_t>(count));
@@ -106,7 +115,8 @@ absl::Status CheckHardware(Device& device, const Policy& policy) {
 
 SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
                         std::span<const int32_t> positions, const SequencePlan* plan,
-                        int32_t prediction_bits, const AttentionRecord& record, int32_t kept_rows) {
+                        int32_t prediction_bits, const AttentionRecord& record, int32_t kept_rows,
+                        int32_t kept_heads) {
   const auto rows = static_cast<int32_t>(positions.size());
   SequenceRecord out;
   out.rows = out.keys = rows;
@@ -116,19 +126,21 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
   } else {
     out.heads = Heads(shape.heads);
   }
+  int64_t copied = 0;  // V rows of one-hot queries.
+  for (HeadRecord& head : out.heads) {
+    head.queries = rows - OneHotQueries(plan, rows, head.head);
+    copied += rows - head.queries;
+  }
   if (plan != nullptr && plan->candidates) {
     CountCandidates(*plan, out.heads);
     out.candidates = &*plan->candidates;
   } else {
-    const auto alike = [](const HeadRecord&) { return 1; };
-    Spread(record.rows, out.heads, &HeadRecord::queries, alike);
-    Spread(record.scores, out.heads, &HeadRecord::scores, alike);
+    Spread(record.scores, out.heads, &HeadRecord::scores, Queries);
     for (HeadRecord& head : out.heads) head.keys = rows;
   }
-  Spread(record.values, out.heads, &HeadRecord::values,
-         [](const HeadRecord& h) { return h.scores; });
-  Spread(record.refetched_rows, out.heads, &HeadRecord::refetched,
-         [](const HeadRecord& h) { return h.queries; });
+  Spread(record.values - copied, out.heads, &HeadRecord::values, Scores);
+  for (HeadRecord& head : out.heads) head.values += rows - head.queries;
+  Spread(record.refetched_rows, out.heads, &HeadRecord::refetched, Queries);
   if (plan != nullptr && plan->quantization) {
     out.bits = {.query = plan->quantization->msb_bits + plan->quantization->lsb_bits,
                 .key = plan->quantization->msb_bits,
@@ -139,6 +151,10 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
   if (kept_rows < rows) {
     out.top_k_from = rows;
     out.top_k = kept_rows;
+  }
+  if (const auto heads = static_cast<int32_t>(out.heads.size()); kept_heads < heads) {
+    out.head_top_k_from = heads;
+    out.head_top_k = kept_heads;
   }
   SetGenerated(shape, rows, plan, &out);
   if (prediction_bits > 0) {
@@ -151,6 +167,7 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
   }
   if (plan != nullptr) {
     out.accumulates_importance = plan->wanted.column_sums;
+    out.accumulates_head_importance = plan->wanted.head_l1;
     out.ffn_low_rows = static_cast<int32_t>(Flags(plan->ffn_low_precision));
     if (out.ffn_low_rows > 0) out.ffn_low_bits = plan->ffn_low_bits;
   }
@@ -171,9 +188,9 @@ SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
       sequence.reads.empty() ? sequence.slots : static_cast<int64_t>(sequence.reads.size());
   for (HeadRecord& head : out.heads) head.keys = read;
   Spread(record.rows, out.heads, &HeadRecord::queries, alike);
-  Spread(record.scores, out.heads, &HeadRecord::scores, alike);
-  Spread(record.values, out.heads, &HeadRecord::values, alike);
-  Spread(record.refetched_rows, out.heads, &HeadRecord::refetched, alike);
+  Spread(record.scores, out.heads, &HeadRecord::scores, Queries);
+  Spread(record.values, out.heads, &HeadRecord::values, Scores);
+  Spread(record.refetched_rows, out.heads, &HeadRecord::refetched, Queries);
   if (layout.format().planes) {
     const KeyPlanes& planes = *layout.format().planes;
     out.bits = {.query = planes.msb_bits + planes.lsb_bits,

@@ -26,11 +26,12 @@ namespace thresher {
 absl::Status CheckHardware(Device& device, const Policy& policy);
 
 /// A layer of an encoder's sequence, which had `dense_rows` tokens: `positions` were present, and
-/// after it `kept_rows` of them stay. `plan` null: dense. `prediction_bits` 0: nothing was
-/// predicted. `plan` must outlive the record.
+/// after it `kept_rows` of them and `kept_heads` heads stay. `plan` null: dense. `prediction_bits`
+/// 0: nothing was predicted. `plan` must outlive the record.
 SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
                         std::span<const int32_t> positions, const SequencePlan* plan,
-                        int32_t prediction_bits, const AttentionRecord& record, int32_t kept_rows);
+                        int32_t prediction_bits, const AttentionRecord& record, int32_t kept_rows,
+                        int32_t kept_heads);
 
 /// A layer of a decoder's text, of which `before` tokens had been run earlier.
 SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,

@@ -73,7 +73,7 @@ class SequenceRun {
   SequenceRecord Record(const AttentionRecord& record) const {
     return RecordOf(shape_, tokens_, positions_, planned() ? &plan_ : nullptr,
                     planned() && predicted_ ? policy().prediction().bits : 0, record,
-                    static_cast<int32_t>(kept_rows_.size()));
+                    static_cast<int32_t>(kept_rows_.size()), static_cast<int32_t>(heads_.size()));
   }
   v1::Simulation* simulation() { return report_->mutable_simulation(); }
 

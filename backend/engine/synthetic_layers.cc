@@ -132,7 +132,8 @@ class EncoderSequence {
     run_->AfterAttention(layer, positions_, record, &decision);
     SequenceRecord out =
         RecordOf(shape_, tokens_, positions_, &plan_, wanted.wanted ? wanted.bits : 0, record,
-                 static_cast<int32_t>(decision.rows.size()));
+                 static_cast<int32_t>(decision.rows.size()),
+                 static_cast<int32_t>(decision.heads.size()));
     std::vector<int32_t> kept;
     for (const int32_t row : decision.rows) kept.push_back(positions_[static_cast<size_t>(row)]);
     positions_ = std::move(kept);

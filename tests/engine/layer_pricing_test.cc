@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <random>
 
 #include "backend/device/simulator/trace.h"
 #include "tests/engine/decoder_engine_testing.h"
@@ -137,6 +138,59 @@ TEST_P(OnInner, RecordsAgreeWithThePruningReport) {
   }
 }
 
+// What was counted over all heads is spread over them: nothing is lost, and no head reads more than
+// it scored, but for the value that each one-hot query copies.
+TEST(LayerPricing, CountsOfHeadsSumToTheirTotalsAndStayWithinTheirBounds) {
+  for (uint32_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const auto below = [&](uint32_t n) { return static_cast<int32_t>(random() % n); };
+    const PolicyShape shape = {.layers = 2, .heads = 1 + below(13), .kv_heads = 1, .head_dim = 4};
+    const int32_t rows = 1 + below(40);
+    std::vector<int32_t> positions(static_cast<size_t>(rows));
+    std::iota(positions.begin(), positions.end(), 0);
+    SequencePlan plan;
+    if (seed % 3 != 0) plan.candidates.emplace(shape.heads, rows, rows);
+    if (seed % 2 != 0) plan.one_hot.assign(static_cast<size_t>(shape.heads) * rows, -1);
+    AttentionRecord record;
+    int64_t copied = 0;
+    for (int32_t h = 0; h < shape.heads; ++h) {
+      for (int32_t q = 0; q < rows; ++q) {
+        const int32_t keys = plan.candidates ? 1 + below(static_cast<uint32_t>(rows)) : rows;
+        for (int32_t k = 0; plan.candidates && k < keys; ++k) plan.candidates->set(h, q, k);
+        if (!plan.one_hot.empty() && below(4) == 0) {
+          plan.one_hot[static_cast<size_t>(h) * rows + q] = 0;
+          ++copied;
+          continue;
+        }
+        ++record.rows;
+        record.scores += keys;
+      }
+    }
+    // What heads kept of their values, and which rows were refetched, was counted together.
+    record.values = copied + below(static_cast<uint32_t>(record.scores) + 1);
+    record.refetched_rows = below(static_cast<uint32_t>(record.rows) + 1);
+    const SequenceRecord out =
+        RecordOf(shape, rows, positions, &plan, 0, record, rows, shape.heads);
+    int64_t queries = 0, scores = 0, values = 0, refetched = 0;
+    for (const HeadRecord& head : out.heads) {
+      queries += head.queries;
+      scores += head.scores;
+      values += head.values;
+      refetched += head.refetched;
+      EXPECT_GE(head.values, rows - head.queries);
+      EXPECT_LE(head.values, head.scores + rows - head.queries);
+      EXPECT_GE(head.refetched, 0);
+      EXPECT_LE(head.refetched, head.queries);
+      EXPECT_LE(head.scores, head.queries * head.keys);
+    }
+    EXPECT_EQ(queries, record.rows);
+    EXPECT_EQ(scores, record.scores);
+    EXPECT_EQ(values, record.values);
+    EXPECT_EQ(refetched, record.refetched_rows);
+  }
+}
+
 TEST(LayerPricing, ABatchIsChargedByShareAndItsTimeToAll) {
   const Simulated simulated("reference");
   const auto engine = testing::MakeEngine(Model(), simulated.device);
@@ -231,6 +285,27 @@ TEST(LayerRecorder, WritesATraceThatIsReadBack) {
   }
   EXPECT_EQ(layers, (*reader)->shape().layers);
   EXPECT_EQ(scores, outputs[0].report.total().scores().done());
+}
+
+TEST(LayerRecorder, TrafficOfEveryPolicyIsReadBack) {
+  const testing::TempDir directory;
+  const std::string path = (directory.path() / "trace.csv").string();
+  const auto engine = testing::MakeEngine(Model(), MakeDevice("cpu"));
+  const std::shared_ptr<LayerRecorder> recorder =
+      LayerRecorder::Create(path, "sst2", int64_t{1} << 30).value();
+  engine->SetRecorder(recorder);
+  (void)testing::RunBatch(*engine, Batch(*engine));
+  ASSERT_TRUE(recorder->Finish().ok()) << recorder->Finish();
+  const auto reader = TraceReader::Open(path);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  int64_t records = 0;
+  while (true) {
+    const auto record = (*reader)->Next();
+    ASSERT_TRUE(record.ok()) << record.status();
+    if (!record->has_value()) break;
+    ++records;
+  }
+  EXPECT_EQ(records, 6 * (*reader)->shape().layers);
 }
 
 TEST(LayerRecorder, EndsAtItsLimitWithAFileThatCanBeRead) {

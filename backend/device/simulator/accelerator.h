@@ -18,9 +18,13 @@
 
 namespace thresher {
 
+class DramObserver;  // dram.h
+
 struct RunScope {
   bool attention_only = false;   // As most papers count; else QKV, feed-forward and norms as well.
   Timeline* timeline = nullptr;  // Filled in if given.
+  DramObserver* dram_observer =
+      nullptr;  // Is shown each command of the memory, if it has commands.
 };
 
 struct LayerCharge {

@@ -86,6 +86,18 @@ class Dram {
   virtual double energy() const = 0;
 };
 
+/// Shows the commands of `dram` to `observer` (null: to nobody) as long as it lives.
+class DramWatch {
+ public:
+  DramWatch(Dram* dram, DramObserver* observer) : dram_(dram) { dram_->set_observer(observer); }
+  ~DramWatch() { dram_->set_observer(nullptr); }
+  DramWatch(const DramWatch&) = delete;
+  DramWatch& operator=(const DramWatch&) = delete;
+
+ private:
+  Dram* const dram_;
+};
+
 /// INVALID_ARGUMENT for a specification that can't work, naming the field and the reason.
 absl::StatusOr<std::unique_ptr<Dram>> CreateDram(const v1::DramSpec& spec);
 

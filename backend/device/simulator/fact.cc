@@ -48,6 +48,7 @@ class Fact final : public Accelerator {
     const double energy_before = dram_->energy();
     const int64_t transactions_before = network_.transactions();
     const int64_t begin = now_;
+    const DramWatch watch(dram_.get(), scope.dram_observer);
 
     UnitClock array("array");
     FactPipeline pipeline(spec_, record, !scope.attention_only, &network_, &array, scope.timeline);
@@ -84,6 +85,7 @@ class Fact final : public Accelerator {
                                  static_cast<double>(linear.low_products()) * low_product;
     v1::Simulation& total = charge->total;
     auto& parts = *total.mutable_energy_by_part();
+    const RowNorms& norms = linear.norms();
     int64_t rows = 0, plain_bits = linear.plain_bits();
     for (const SequenceRecord& sequence : record.sequences) rows += sequence.rows;
     for (const FactWork& work : pipeline.work()) plain_bits += work.plain_bits;
@@ -111,6 +113,9 @@ class Fact final : public Accelerator {
       add("attention", static_cast<double>(work.attention_products) * product);
       add("softmax", static_cast<double>(work.softmax_elements) * energy.softmax_element() * scale);
       add("linear", linear_joules * share);
+      add("norm", share * scale *
+                      (static_cast<double>(norms.elements()) * energy.norm_element() +
+                       static_cast<double>(norms.activated()) * energy.softmax_element()));
       add("sram", sram_bytes * energy.sram_byte() * scale);
       add("dram", dram_joules * share_of(plain, static_cast<double>(plain_bits)));
       charge->shares.push_back(joules);
@@ -133,6 +138,7 @@ class Fact final : public Accelerator {
     auto& busy = *total->mutable_busy_cycles();
     auto& stalls = *total->mutable_stall_cycles();
     AddUnit(array, total);
+    if (linear.norms().unit().busy() > 0) AddUnit(linear.norms().unit(), total);
     // Without prediction queries pass through it, and it stands still for nothing.
     if (pipeline.prediction().busy() > 0) AddUnit(pipeline.prediction(), total);
     const auto conflicts =

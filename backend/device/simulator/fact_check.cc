@@ -102,6 +102,7 @@ absl::Status CheckFactSpec(const v1::FactSpec& spec) {
   THRESHER_RETURN_IF_ERROR(check("softmax.lanes", spec.softmax().lanes(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("softmax.latency", spec.softmax().latency(), 0, kMany));
   THRESHER_RETURN_IF_ERROR(check("softmax.queue", spec.softmax().queue(), 1, kMany));
+  THRESHER_RETURN_IF_ERROR(check("norm_passes", spec.norm_passes(), 0, 64));
   const auto bytes = [&](const char* field, int64_t value) {
     return check(field, static_cast<double>(value), 1, 1e12);
   };
@@ -122,6 +123,7 @@ absl::Status CheckFactSpec(const v1::FactSpec& spec) {
   THRESHER_RETURN_IF_ERROR(check("energy.predict_add", energy.predict_add(), 0, 1e9));
   THRESHER_RETURN_IF_ERROR(check("energy.comparison", energy.comparison(), 0, 1e9));
   THRESHER_RETURN_IF_ERROR(check("energy.softmax_element", energy.softmax_element(), 0, 1e9));
+  THRESHER_RETURN_IF_ERROR(check("energy.norm_element", energy.norm_element(), 0, 1e9));
   return check("energy.sram_byte", energy.sram_byte(), 0, 1e9);
 }
 

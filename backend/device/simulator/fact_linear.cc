@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "backend/device/simulator/weight_stream.h"
+#include "backend/device/simulator/chunk_stream.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -51,10 +51,30 @@ std::vector<FactProduct> FactProducts(const LayerRecord& record, const v1::FactS
   }
   if (full > 0) mixed.push_back(part(spec.element_bits(), full));
   const int64_t hidden = shape.hidden_size, ffn = shape.ffn_size;
-  return {{"output", heads * shape.head_dim, hidden, {part(spec.element_bits(), rows)}},
-          {"feed-forward 1", hidden, ffn * (shape.ffn_matrices - 1), mixed},
-          {"feed-forward 2", ffn, hidden, mixed}};
+  std::vector<FactProduct> products = {
+      {"output", heads * shape.head_dim, hidden, {part(spec.element_bits(), rows)}},
+      {"feed-forward 1", hidden, ffn * (shape.ffn_matrices - 1), mixed},
+      {"feed-forward 2", ffn, hidden, mixed}};
+  products[0].normalized = products[2].normalized = true;
+  products[1].activated = true;
+  return products;
 }
+
+FactLinear::FactLinear(const v1::FactSpec& spec, FetchNetwork* network, UnitClock* array,
+                       Timeline* timeline)
+    : spec_(spec),
+      geometry_(spec),
+      network_(network),
+      array_(array),
+      timeline_(timeline),
+      norms_({.lanes = spec.softmax().lanes(),
+              .passes = spec.norm_passes(),
+              .bits = spec.element_bits(),
+              .sram_bytes = spec.activation_sram_bytes(),
+              .clock_hz = spec.clock_hz(),
+              .rows_at = kResults,
+              .residual_at = kActivations},
+             network, timeline) {}
 
 void FactLinear::Count(const FactProduct& product, int64_t tiles) {
   const int64_t weights = product.in * product.out;
@@ -93,6 +113,7 @@ absl::StatusOr<int64_t> FactLinear::Run(const FactProduct& product, int32_t laye
         part.beats * geometry_.GroupCycles(product.in, product.out, geometry_.AtOnce(part.bits));
     input_bits += part.count * product.in * std::min<int64_t>(part.bits, bits);
   }
+  if (product.activated) cycles = std::max(cycles, norms_.Activate(rows * product.out));
   const int64_t input_bytes = Up(input_bits, 8);
   const int64_t output_bytes = Up(rows * product.out * bits, 8);
   const int32_t burst = network_->burst_bytes();
@@ -116,20 +137,19 @@ absl::StatusOr<int64_t> FactLinear::Run(const FactProduct& product, int32_t laye
     return to - from;
   };
   const auto end =
-      RunWeightStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = chunk_cycles},
-                      begin, network_, array_);
+      RunChunkStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = chunk_cycles},
+                     begin, network_, array_);
   if (!end.ok()) {
     return Annotate(end.status(), fmt::format("fact: layer {}: {}", layer, product.name));
   }
-  const int64_t now = std::max(end->now, end->last_written);
-  array_->Stop(now);
   if (timeline_ != nullptr) {
     const double cycle_ps = 1e12 / spec_.clock_hz();
     timeline_->Add("linear", fmt::format("layer {} {}", layer, product.name),
                    std::llround(static_cast<double>(begin) * cycle_ps),
-                   std::llround(static_cast<double>(now) * cycle_ps));
+                   std::llround(static_cast<double>(*end) * cycle_ps));
   }
-  return now;
+  if (!product.normalized) return *end;
+  return norms_.Run(rows, product.out, layer, *end, array_);
 }
 
 }  // namespace thresher

@@ -1,7 +1,7 @@
 // FACT's output projection and feed-forward network: weights stream through their double buffer
 // past the rows that the activation buffer holds, and come again for the next ones. Rows of low
-// precision go through the array apart from the others, several products to a multiplier. Norms,
-// activation functions and additions are not charged.
+// precision go through the array apart from the others, several products to a multiplier. What
+// follows a product goes through the softmax's lanes (row_norms.h).
 #ifndef THRESHER_BACKEND_DEVICE_SIMULATOR_FACT_LINEAR_H_
 #define THRESHER_BACKEND_DEVICE_SIMULATOR_FACT_LINEAR_H_
 
@@ -13,6 +13,7 @@
 #include "backend/device/layer_record.h"
 #include "backend/device/simulator/fact_geometry.h"
 #include "backend/device/simulator/fetch_network.h"
+#include "backend/device/simulator/row_norms.h"
 #include "backend/device/simulator/timeline.h"
 #include "backend/device/simulator/unit_clock.h"
 #include "thresher/v1/simulator_fact.pb.h"
@@ -32,6 +33,9 @@ struct FactProduct {
   int64_t in = 0;
   int64_t out = 0;
   std::vector<Rows> rows;
+  // What follows it.
+  bool activated = false;
+  bool normalized = false;
 
   int64_t count() const {
     int64_t sum = 0;
@@ -46,16 +50,17 @@ std::vector<FactProduct> FactProducts(const LayerRecord& record, const v1::FactS
 class FactLinear {
  public:
   /// All must outlive it; the timeline may be null.
-  FactLinear(const v1::FactSpec& spec, FetchNetwork* network, UnitClock* array, Timeline* timeline)
-      : spec_(spec), geometry_(spec), network_(network), array_(array), timeline_(timeline) {}
+  FactLinear(const v1::FactSpec& spec, FetchNetwork* network, UnitClock* array, Timeline* timeline);
 
-  /// Runs the product of `layer` from cycle `begin`; returns when its outputs are in memory.
+  /// Runs the product of `layer` from cycle `begin`, and what follows it; returns when all is in
+  /// memory.
   absl::StatusOr<int64_t> Run(const FactProduct& product, int32_t layer, int64_t begin);
 
-  int64_t products() const { return products_; }          // Of full width,
-  int64_t low_products() const { return low_products_; }  // and of low.
-  int64_t plain_bits() const { return plain_bits_; }      // Asked of the memory.
-  int64_t sram_bits() const { return sram_bits_; }
+  int64_t products() const { return products_; }                            // Of full width,
+  int64_t low_products() const { return low_products_; }                    // and of low.
+  int64_t plain_bits() const { return plain_bits_ + norms_.plain_bits(); }  // Asked of the memory.
+  int64_t sram_bits() const { return sram_bits_ + norms_.sram_bits(); }
+  const RowNorms& norms() const { return norms_; }
   int64_t conflict_cycles() const { return conflict_cycles_; }
 
  private:
@@ -66,6 +71,7 @@ class FactLinear {
   FetchNetwork* network_;
   UnitClock* array_;
   Timeline* timeline_;
+  RowNorms norms_;
   int64_t products_ = 0;
   int64_t low_products_ = 0;
   int64_t plain_bits_ = 0;

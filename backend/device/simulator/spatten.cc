@@ -58,6 +58,7 @@ class SpAtten : public Accelerator {
     const double energy_before = dram_->energy();
     const int64_t transactions_before = network_.transactions();
     const int64_t begin = now_;
+    const DramWatch watch(dram_.get(), scope.dram_observer);
 
     SpAttenLinear linear(spec_, &network_, scope.timeline);
     const auto run_linear = [&](const std::vector<LinearProduct>& products) -> absl::Status {
@@ -118,7 +119,15 @@ class SpAtten : public Accelerator {
           static_cast<double>(work.softmax_elements) * energy.softmax_element() * kPicojoule);
       add("top_k", static_cast<double>(work.comparisons) * energy.comparison() * kPicojoule);
       add("pv", static_cast<double>(work.value_products) * product);
+      if (work.accumulated > 0) {
+        add("importance", static_cast<double>(work.accumulated) * energy.accumulate() * kPicojoule);
+      }
       if (linear.products() > 0) add("linear", linear_part(linear.products()) * product);
+      if (linear.norms().elements() > 0) {
+        add("norm", (linear_part(linear.norms().elements()) * energy.norm_element() +
+                     linear_part(linear.norms().activated()) * energy.softmax_element()) *
+                        kPicojoule);
+      }
       add("sram", sram_bytes * energy.sram_byte() * kPicojoule);
       add("dram", dram_joules * share_of(plain, static_cast<double>(plain_bits)));
       charge->shares.push_back(joules);
@@ -142,6 +151,7 @@ class SpAtten : public Accelerator {
                    const RunScope& scope, v1::Simulation* total) const {
     for (const UnitClock& unit : pipeline.units()) AddUnit(unit, total);
     if (!scope.attention_only) AddUnit(linear.unit(), total);
+    if (linear.norms().unit().busy() > 0) AddUnit(linear.norms().unit(), total);
     (*total->mutable_busy_cycles())["dram"] =
         total->dram_bytes() / dram_->peak_bandwidth() * spec_.clock_hz();
   }

@@ -96,6 +96,8 @@ absl::Status CheckSequence(const SequenceRecord& sequence, const LayerShape& sha
   THRESHER_RETURN_IF_ERROR(check("bits.value", sequence.bits.value, kMostBits));
   THRESHER_RETURN_IF_ERROR(check("top_k_from", sequence.top_k_from, kMostTokens));
   THRESHER_RETURN_IF_ERROR(check("top_k", sequence.top_k, sequence.top_k_from));
+  THRESHER_RETURN_IF_ERROR(check("head_top_k_from", sequence.head_top_k_from, shape.heads));
+  THRESHER_RETURN_IF_ERROR(check("head_top_k", sequence.head_top_k, sequence.head_top_k_from));
   for (size_t i = 0; i < sequence.positions.size(); ++i) {
     if (sequence.positions[i] < 0 || sequence.positions[i] > kMostTokens ||
         (i > 0 && sequence.positions[i] <= sequence.positions[i - 1])) {
@@ -133,6 +135,7 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
       check("value_sram_bytes", static_cast<double>(spec.value_sram_bytes()), 1, kMostSram));
   THRESHER_RETURN_IF_ERROR(check("row_queue", spec.row_queue(), 1, kMany));
   THRESHER_RETURN_IF_ERROR(check("linear_bits", spec.linear_bits(), 1, kMostBits));
+  THRESHER_RETURN_IF_ERROR(check("norm_passes", spec.norm_passes(), 0, 64));
 
   const v1::SpAttenFetch& fetch = spec.fetch();
   THRESHER_RETURN_IF_ERROR(check("fetch.planes", fetch.planes_size(), 1, 16));
@@ -162,6 +165,8 @@ absl::Status CheckSpAttenSpec(const v1::SpAttenSpec& spec) {
   THRESHER_RETURN_IF_ERROR(check("energy.add", energy.add(), 0, 1e9));
   THRESHER_RETURN_IF_ERROR(check("energy.softmax_element", energy.softmax_element(), 0, 1e9));
   THRESHER_RETURN_IF_ERROR(check("energy.comparison", energy.comparison(), 0, 1e9));
+  THRESHER_RETURN_IF_ERROR(check("energy.norm_element", energy.norm_element(), 0, 1e9));
+  THRESHER_RETURN_IF_ERROR(check("energy.accumulate", energy.accumulate(), 0, 1e9));
   return check("energy.sram_byte", energy.sram_byte(), 0, 1e9);
 }
 

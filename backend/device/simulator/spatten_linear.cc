@@ -6,8 +6,8 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/device/simulator/chunk_stream.h"
 #include "backend/device/simulator/spatten_geometry.h"
-#include "backend/device/simulator/weight_stream.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -56,10 +56,27 @@ std::vector<LinearProduct> ProductsAfter(const LayerRecord& record) {
   const int64_t hidden = shape.hidden_size, ffn = shape.ffn_size;
   const int64_t up = ffn * (shape.ffn_matrices - 1);
   const int64_t rows = totals.rows;
-  return {{"output", rows, attention, hidden, rows * attention * hidden},
-          {"feed-forward 1", rows, hidden, up, rows * hidden * up},
-          {"feed-forward 2", rows, ffn, hidden, rows * ffn * hidden}};
+  std::vector<LinearProduct> products = {
+      {"output", rows, attention, hidden, rows * attention * hidden},
+      {"feed-forward 1", rows, hidden, up, rows * hidden * up},
+      {"feed-forward 2", rows, ffn, hidden, rows * ffn * hidden}};
+  products[0].normalized = products[2].normalized = true;
+  products[1].activated = true;
+  return products;
 }
+
+SpAttenLinear::SpAttenLinear(const v1::SpAttenSpec& spec, FetchNetwork* network, Timeline* timeline)
+    : spec_(spec),
+      network_(network),
+      timeline_(timeline),
+      norms_({.lanes = spec.softmax_lanes(),
+              .passes = spec.norm_passes(),
+              .bits = spec.linear_bits(),
+              .sram_bytes = spec.value_sram_bytes(),
+              .clock_hz = spec.clock_hz(),
+              .rows_at = kResults,
+              .residual_at = kActivations},
+             network, timeline) {}
 
 absl::StatusOr<int64_t> SpAttenLinear::Run(const LinearProduct& product, int32_t layer,
                                            int64_t begin) {
@@ -98,24 +115,27 @@ absl::StatusOr<int64_t> SpAttenLinear::Run(const LinearProduct& product, int32_t
     const auto [from, to] = PartOf(output_bytes, chunk, chunks);
     return std::vector{BytesAt(kResults + from, to - from, true, burst)};
   };
+  const int64_t activation =
+      product.activated ? norms_.Activate(product.rows * product.out) : int64_t{0};
   const auto cycles = [&](int64_t chunk) {
     const auto [from, to] = PartOf(product.products, chunk, chunks);
-    return DivideUp(to - from, 2 * int64_t{spec_.multipliers()});
+    const auto [activation_from, activation_to] = PartOf(activation, chunk, chunks);
+    return std::max(DivideUp(to - from, 2 * int64_t{spec_.multipliers()}),
+                    activation_to - activation_from);
   };
   const auto end =
-      RunWeightStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = cycles}, begin,
-                      network_, &unit_);
+      RunChunkStream({.chunks = chunks, .reads = reads, .writes = writes, .cycles = cycles}, begin,
+                     network_, &unit_);
   if (!end.ok()) {
     return Annotate(end.status(), fmt::format("spatten: layer {}: {}", layer, product.name));
   }
-  const int64_t now = end->now;
-  unit_.Stop(now);
   if (timeline_ != nullptr) {
     const double cycle_ps = 1e12 / spec_.clock_hz();
     timeline_->Add("linear", fmt::format("layer {} {}", layer, product.name),
-                   std::llround(begin * cycle_ps), std::llround(now * cycle_ps));
+                   std::llround(begin * cycle_ps), std::llround(*end * cycle_ps));
   }
-  return now;
+  if (!product.normalized) return *end;
+  return norms_.Run(product.rows, product.out, layer, *end, &unit_);
 }
 
 }  // namespace thresher

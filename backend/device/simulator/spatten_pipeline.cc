@@ -69,6 +69,7 @@ absl::StatusOr<int64_t> SpAttenPipeline::Run(int64_t begin) {
   for (UnitClock& unit : units_) unit.Start(begin);
   next_load_ = source_.Next();
   RankTokens();
+  RankHeads();
   std::vector<FetchNetwork::Completion> completions;
   while (true) {
     Pump();
@@ -252,12 +253,12 @@ std::string_view SpAttenPipeline::PvCause() const {
 
 void SpAttenPipeline::Show(Unit unit, const Row& row, int64_t begin, int64_t end) {
   if (timeline_ == nullptr) return;
-  std::string what = fmt::format("layer {} ranking of tokens", record_.layer);
-  if (!row.ranking) {
+  const auto what = [&] {
+    if (row.ranking) return fmt::format("layer {} ranking of {}", record_.layer, row.ranking);
     const SequenceRecord& sequence = record_.sequences[row.sequence];
-    what = fmt::format("layer {} head {}", record_.layer, sequence.heads[row.plan.head].head);
-  }
-  timeline_->Add(units_[unit].name(), std::move(what), std::llround(begin * cycle_ps_),
+    return fmt::format("layer {} head {}", record_.layer, sequence.heads[row.plan.head].head);
+  };
+  timeline_->Add(units_[unit].name(), what(), std::llround(begin * cycle_ps_),
                  std::llround(end * cycle_ps_));
 }
 

@@ -40,10 +40,10 @@ struct SpAttenWork {
   int64_t value_products = 0;    // Of P.V.
   int64_t softmax_elements = 0;  // Scores that became probabilities, likewise.
   int64_t comparisons = 0;       // Of top-k.
-  int64_t linear_products = 0;
-  int64_t sram_bits = 0;   // Written and read.
-  int64_t plain_bits = 0;  // Asked of the memory, to the bit.
-  int64_t kv_bits = 0;     // Those of K and V.
+  int64_t accumulated = 0;       // Probabilities and outputs that were added to an importance.
+  int64_t sram_bits = 0;         // Written and read.
+  int64_t plain_bits = 0;        // Asked of the memory, to the bit.
+  int64_t kv_bits = 0;           // Those of K and V.
 };
 
 class SpAttenPipeline {
@@ -122,8 +122,8 @@ class SpAttenPipeline {
     SpAttenRow plan;
     uint32_t load = 0;
     int32_t sequence = 0;
-    int64_t number = 0;    // In the layer.
-    bool ranking = false;  // Not a row but a ranking of tokens: of plan.keys the best plan.values.
+    int64_t number = 0;              // In the layer.
+    const char* ranking = nullptr;   // Not a row but a ranking of these: of plan.keys plan.values.
     std::vector<uint32_t> together;  // Rows that its values come to as well.
     bool query_came = false;
     bool again = false;  // In full width.
@@ -151,6 +151,8 @@ class SpAttenPipeline {
   void ReleaseKeys(Load* load);
   void ReleaseLoad(uint32_t id);
   void RankTokens();
+  void RankHeads();
+  void Rank(int32_t sequence, const char* what, int32_t from, int32_t kept);
 
   void At(int64_t cycle, What what, uint32_t id = 0);
   void Fetch(FetchClass fetch_class, What what, uint32_t id, std::vector<FetchPart> parts);
@@ -188,7 +190,9 @@ class SpAttenPipeline {
   std::vector<Row> rows_;
   std::vector<uint32_t> free_rows_;
   int64_t row_number_ = 0;
-  size_t next_ranking_ = 0;         // Sequences before it have been ranked.
+  // Sequences before these have had their tokens and their heads ranked.
+  int32_t next_ranking_ = 0;
+  int32_t next_head_ranking_ = 0;
   std::vector<int64_t> undecided_;  // Rows that have been made, by sequence.
   int64_t all_undecided_ = 0;
   int64_t rankings_ = 0;            // Not done.

@@ -169,6 +169,9 @@ void SpAttenPipeline::Decide(uint32_t id) {
   }
   --load.sets[row.plan.set].undecided;
   ReleaseKeys(&load);
+  if (record_.sequences[row.sequence].accumulates_importance) {
+    work_[row.sequence].accumulated += row.plan.keys;
+  }
   decided_.push_back(id);
   --undecided_[row.sequence];
   --all_undecided_;

@@ -142,6 +142,7 @@ void SpAttenPipeline::Finish(uint32_t id) {
   const bool partial = !load.plan.last;
   SpAttenWork& work = work_[row.sequence];
   ++work.outputs;
+  if (record_.sequences[row.sequence].accumulates_head_importance) work.accumulated += head_dim_;
   work.plain_bits += layout.output_bits(partial);
   Fetch(FetchClass::kOutput, kOutputTaken, 0, layout.Output(row.number, partial));
   if (!load.plan.loads_values) load.values_room += row.plan.values;
@@ -157,24 +158,44 @@ void SpAttenPipeline::ReleaseLoad(uint32_t id) {
   if (load.plan.loads_values && !load.values_came) return;
   value_room_ += load.values_held;
   loads_.erase(id);
+  RankHeads();
 }
 
+/// When the last probabilities of a sequence are there.
 void SpAttenPipeline::RankTokens() {
-  for (; next_ranking_ < record_.sequences.size(); ++next_ranking_) {
-    const auto sequence = static_cast<int32_t>(next_ranking_);
+  for (; next_ranking_ < static_cast<int32_t>(record_.sequences.size()); ++next_ranking_) {
+    const int32_t sequence = next_ranking_;
     if (next_load_.has_value() && next_load_->sequence <= sequence) return;
     if (!making_.empty() && loads_.at(making_.front()).plan.sequence <= sequence) return;
     if (undecided_[sequence] > 0) return;
     const SequenceRecord& record = record_.sequences[sequence];
-    if (record.top_k <= 0 || record.top_k >= record.top_k_from) continue;
-    Row row;
-    row.ranking = true;
-    row.sequence = sequence;
-    row.plan.keys = record.top_k_from;
-    row.plan.values = record.top_k;
-    ++rankings_;
-    decided_.push_back(NewRow(std::move(row)));
+    Rank(sequence, "tokens", record.top_k_from, record.top_k);
   }
+}
+
+/// When its last outputs have left.
+void SpAttenPipeline::RankHeads() {
+  for (; next_head_ranking_ < static_cast<int32_t>(record_.sequences.size());
+       ++next_head_ranking_) {
+    const int32_t sequence = next_head_ranking_;
+    if (next_load_.has_value() && next_load_->sequence <= sequence) return;
+    for (const auto& [id, load] : loads_) {
+      if (load.plan.sequence <= sequence) return;
+    }
+    const SequenceRecord& record = record_.sequences[sequence];
+    Rank(sequence, "heads", record.head_top_k_from, record.head_top_k);
+  }
+}
+
+void SpAttenPipeline::Rank(int32_t sequence, const char* what, int32_t from, int32_t kept) {
+  if (kept <= 0 || kept >= from) return;
+  Row row;
+  row.ranking = what;
+  row.sequence = sequence;
+  row.plan.keys = from;
+  row.plan.values = kept;
+  ++rankings_;
+  decided_.push_back(NewRow(std::move(row)));
 }
 
 }  // namespace thresher

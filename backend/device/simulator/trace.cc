@@ -299,7 +299,8 @@ absl::Status CheckWritable(const SequenceRecord& sequence, const LayerShape& sha
     last = head.head;
     if (head.queries < 0 || head.keys < 0 || head.keys > sequence.dense_keys ||
         head.queries > sequence.dense_keys || head.scores < head.keys ||
-        head.scores > head.queries * head.keys || head.values < 0 || head.values > head.scores ||
+        head.scores > head.queries * head.keys || head.values < 0 ||
+        head.values > head.scores + std::max<int64_t>(sequence.rows - head.queries, 0) ||
         head.refetched < 0 || head.refetched > head.queries) {
       return InvalidArgument(
           "head {}: {} queries, {} keys, {} scores, {} values and {} refetched of {} tokens "
@@ -386,12 +387,13 @@ void TraceWriter::WriteSequence(const SequenceRecord& sequence, int64_t iteratio
       row.keys = static_cast<int32_t>(
           last ? head.keys : EvenPart(head.scores - head.keys, i, head.queries - 1));
       row.refetch = i < head.refetched;
-      // Values in proportion to scores, so that no line reads more of them.
+      // Values in proportion to scores, so that no line reads more of them. (Those beyond are of
+      // one-hot queries.)
       scores += row.keys;
       const int64_t until =
-          head.scores == 0
-              ? 0
-              : static_cast<int64_t>(static_cast<__int128>(scores) * head.values / head.scores);
+          head.scores == 0 ? 0
+                           : static_cast<int64_t>(static_cast<__int128>(scores) *
+                                                  std::min(head.values, head.scores) / head.scores);
       row.values = static_cast<int32_t>(until - values);
       values = until;
       if (last && &head == &sequence.heads.back()) {

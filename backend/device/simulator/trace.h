@@ -20,7 +20,7 @@
 // costs the same. How many the ranking chose from is not held: it is read back as the keys that
 // the layer read or, if more are kept, as all tokens. Rows of FACT's prediction and of the
 // feed-forward network in low precision are not held either, nor heads and sequences without
-// any query.
+// any query, nor one-hot queries and the V rows that they copy, nor the ranking of heads.
 //
 // The format knows no batches: each sequence of a step has an iteration of its own, and is read
 // back as a layer record of its own. The writer adds the model's shape to the name in the last line

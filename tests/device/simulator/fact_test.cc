@@ -14,6 +14,7 @@
 #include "backend/device/simulator/presets.h"
 #include "backend/device/simulator/shapes.h"
 #include "backend/tensor/status.h"
+#include "tests/device/simulator/watched_accelerator.h"
 
 namespace thresher {
 namespace {
@@ -24,7 +25,7 @@ using ::testing::HasSubstr;
 std::unique_ptr<Accelerator> Make(const v1::Preset& preset) {
   auto accelerator = CreateFact(preset);
   EXPECT_TRUE(accelerator.ok()) << accelerator.status();
-  return *std::move(accelerator);
+  return testing::Watched(*std::move(accelerator), preset);
 }
 
 v1::Simulation Charge(const v1::Preset& preset, const LayerRecord& record,
@@ -145,6 +146,7 @@ v1::Preset MicroPreset() {
   spec.mutable_prediction()->set_latency(3);
   spec.mutable_softmax()->set_lanes(1);
   spec.mutable_softmax()->set_latency(5);
+  spec.set_norm_passes(0);
   preset.mutable_dram()->mutable_flat()->set_bytes_per_second(1e15);
   preset.mutable_dram()->mutable_flat()->set_burst_bytes(32);
   return preset;
@@ -168,6 +170,23 @@ TEST(FactTest, ADenseLayerByHand) {
   EXPECT_EQ(Of(total.busy_cycles(), "prediction"), 0);
   // Inputs, 3 matrices, 3 x (inputs, weights, outputs), and the attention's outputs, 8 bits each.
   EXPECT_EQ(total.dram_bytes_plain(), 8 + 3 * 16 + 8 + 3 * (8 + 16 + 8));
+  ExpectConserved(record, total);
+}
+
+TEST(FactTest, NormsAndActivationsPassTheSoftmaxsLanes) {
+  v1::Preset preset = MicroPreset();
+  preset.mutable_fact()->set_norm_passes(2);
+  const LayerRecord record = MicroRecord(2);
+  const v1::Simulation plain = Charge(MicroPreset(), record);
+  const v1::Simulation total = Charge(preset, record);
+  // Two normalizations of 2 x 4 elements, in two passes of one element a cycle.
+  EXPECT_EQ(Of(total.busy_cycles(), "norm"), 2 * 16);
+  EXPECT_GE(Of(total.stall_cycles(), "array: waits for norms"), 2 * 16);
+  // The first feed-forward product takes 4 cycles, its 8 outputs' activation 8.
+  EXPECT_EQ(Of(total.busy_cycles(), "array"), Of(plain.busy_cycles(), "array") + 4);
+  EXPECT_EQ(total.dram_bytes_plain(), plain.dram_bytes_plain() + 2 * 3 * 8);
+  EXPECT_EQ(total.operations(), plain.operations());
+  EXPECT_NEAR(Of(total.energy_by_part(), "norm"), 0.45e-12 * (16 * 15.6 + 8 * 35.0), 1e-18);
   ExpectConserved(record, total);
 }
 

@@ -132,6 +132,19 @@ TEST_F(SpAttenPipelineTest, ARankingOfTokens) {
   EXPECT_EQ(Busy("top_k"), Selection(100, 10) + 13);
 }
 
+TEST_F(SpAttenPipelineTest, HeadsAreRankedWhenTheLastOutputHasLeft) {
+  SequenceRecord& sequence = AddSequence(true, kTwelve);
+  sequence.heads = {{.head = 0, .queries = 1, .keys = 16, .scores = 16, .values = 16}};
+  sequence.head_top_k_from = 4;
+  sequence.head_top_k = 3;
+  sequence.accumulates_head_importance = true;
+  // As a dense row, whose output leaves P.V in 212: into top-k, selected and out again by 8 a
+  // cycle, while the memory takes the output until 267.
+  EXPECT_EQ(Run(), 267);
+  EXPECT_EQ(Busy("top_k"), Selection(4, 3) + 1);
+  EXPECT_EQ(pipeline_->work()[0].accumulated, 64);
+}
+
 TEST_F(SpAttenPipelineTest, ARowHoldsTopKUntilItHasStreamedOut) {
   auto& heads = AddSequence(true, kTwelve).heads;
   for (int32_t head = 0; head < 4; ++head) {

@@ -13,8 +13,10 @@
 #include "backend/device/simulator/presets.h"
 #include "backend/device/simulator/shapes.h"
 #include "backend/device/simulator/simulation.h"
+#include "backend/device/simulator/top_k_engine.h"
 #include "backend/device/simulator/trace.h"
 #include "backend/tensor/status.h"
+#include "tests/device/simulator/watched_accelerator.h"
 #include "tests/testing/paths.h"
 
 namespace thresher {
@@ -23,11 +25,12 @@ namespace {
 using ::google::protobuf::util::MessageDifferencer;
 using ::testing::HasSubstr;
 
-std::unique_ptr<Accelerator> Make(const std::string& name) {
-  auto accelerator = CreateAccelerator(*FindPreset(name));
+std::unique_ptr<Accelerator> Make(const v1::Preset& preset) {
+  auto accelerator = CreateSpAtten(preset);
   EXPECT_TRUE(accelerator.ok()) << accelerator.status();
-  return *std::move(accelerator);
+  return testing::Watched(*std::move(accelerator), preset);
 }
+std::unique_ptr<Accelerator> Make(const std::string& name) { return Make(*FindPreset(name)); }
 
 v1::Simulation Replay(Accelerator* accelerator, const std::string& path, int layers = 1 << 30) {
   v1::Simulation total;
@@ -166,11 +169,50 @@ TEST(SpAtten, LinearLayersStreamTheirWeights) {
   EXPECT_EQ(layer->total.operations(), layer->total.operations_dense());
   // 64 rows of 768 fit into the V SRAM, and 42 of 3072: those weights come twice.
   const double activations = 64.0 * (4 * 768 * 2 + 2 * (768 + 3072));
+  // Two normalizations read rows and residuals, and write.
+  const double norms = 2.0 * 64 * 768;
   EXPECT_EQ(layer->total.dram_bytes_plain() - attention->total.dram_bytes_plain(),
-            1.5 * (weights + 768 * 3072 + activations));
+            1.5 * (weights + 768 * 3072 + activations + 3 * norms));
+  // Two passes, 8 elements a cycle.
+  EXPECT_NEAR(layer->total.busy_cycles().at("norm"), norms * 2 / 8, 32);
+  EXPECT_GE(layer->total.stall_cycles().at("linear: waits for norms"), norms * 2 / 8);
+  EXPECT_NEAR(layer->total.energy_by_part().at("norm"), (norms * 15.6 + 64.0 * 3072 * 35.0) * 1e-12,
+              1e-12);
   const double cycles = layer->total.busy_cycles().at("linear");
   EXPECT_NEAR(cycles, linear / 2048, 0.01 * cycles);
   EXPECT_GT(layer->total.energy_by_part().at("linear"), 0);
+}
+
+TEST(SpAtten, AnActivationThatIsSlowerThanItsProductHoldsItUp) {
+  v1::Preset preset = *FindPreset("spatten");
+  LayerRecord record = Encoder(8);
+  record.shape.hidden_size = 16;  // Two multiplications of 1024 for each output.
+  const auto linear = [&] {
+    const auto charge = Make(preset)->Run(record, {});
+    return charge.ok() ? charge->total.busy_cycles().at("linear") : -1.0;
+  };
+  const double with = linear();
+  preset.mutable_spatten()->set_norm_passes(0);
+  // 8 x 3072 elements, 8 a cycle, beside 8 x 3072 x 16 products, 1024 a cycle.
+  EXPECT_NEAR(with - linear(), 3072 - 384, 2);
+}
+
+TEST(SpAtten, ImportanceAndTheRankingOfHeadsHaveTheirPrice) {
+  LayerRecord record = Encoder(16);
+  const auto before = Make("spatten")->Run(record, {.attention_only = true});
+  record.sequences[0].accumulates_importance = true;
+  record.sequences[0].accumulates_head_importance = true;
+  record.sequences[0].head_top_k_from = 12;
+  record.sequences[0].head_top_k = 9;
+  const auto after = Make("spatten")->Run(record, {.attention_only = true});
+  ASSERT_TRUE(before.ok() && after.ok());
+  // 12 heads x 16 queries x 16 probabilities, and x 64 elements of output.
+  EXPECT_NEAR(after->total.energy_by_part().at("importance"), 12 * 16 * (16 + 64) * 0.9e-12, 1e-18);
+  EXPECT_EQ(before->total.energy_by_part().count("importance"), 0);
+  // In, and out, by 8 a cycle.
+  const int64_t selection = TopKEngine({.parallelism = 16, .round_cycles = 3}).Rank(12, 9).cycles;
+  EXPECT_EQ(after->total.busy_cycles().at("top_k"), selection + 2);
+  EXPECT_LE(after->total.cycles() - before->total.cycles(), 2 + selection + 2);
 }
 
 TEST(SpAtten, EnergyIsWhatWasDoneAtThePresetsPrices) {
@@ -180,7 +222,7 @@ TEST(SpAtten, EnergyIsWhatWasDoneAtThePresetsPrices) {
   energy.set_add(1);
   energy.set_softmax_element(10);
   energy.set_sram_byte(0.5);
-  const auto accelerator = *CreateSpAtten(preset);
+  const auto accelerator = Make(preset);
   const auto charge = accelerator->Run(Encoder(16), {.attention_only = true});
   ASSERT_TRUE(charge.ok()) << charge.status();
   const auto& parts = charge->total.energy_by_part();

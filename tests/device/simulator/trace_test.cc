@@ -236,6 +236,16 @@ TEST_F(TraceTest, WhatWasReadIsWrittenAgainAlike) {
   EXPECT_EQ(Written(Records(text)), text);
 }
 
+TEST_F(TraceTest, OneHotQueriesLeaveNoLine) {
+  LayerRecord record = Encoder();
+  // Two of seven queries copy a V row; the other five read 25 keys and as many values.
+  for (SequenceRecord& sequence : record.sequences) sequence.heads[1].values = 27;
+  const auto records = Records(Written({record}));
+  ASSERT_EQ(records.size(), 2);
+  EXPECT_EQ(records[0].sequences[0].heads[1].queries, 5);
+  EXPECT_EQ(records[0].sequences[0].heads[1].values, 25);
+}
+
 TEST_F(TraceTest, StepsOfABatchAreIterationsOfTheirOwn) {
   LayerRecord first = Encoder(), second = Encoder();
   first.layer = 0;

@@ -1,4 +1,4 @@
-#include "backend/device/simulator/weight_stream.h"
+#include "backend/device/simulator/chunk_stream.h"
 
 #include <algorithm>
 #include <array>
@@ -11,13 +11,12 @@ namespace {
 
 constexpr uint64_t kOutputCookie = ~uint64_t{0};
 constexpr std::string_view kWorks;
-constexpr std::string_view kWaitsForWeights = "waits for weights";
 constexpr std::string_view kWaitsForMemory = "waits for memory";
 
 }  // namespace
 
-absl::StatusOr<WeightStreamEnd> RunWeightStream(const WeightStream& stream, int64_t begin,
-                                                FetchNetwork* network, UnitClock* unit) {
+absl::StatusOr<int64_t> RunChunkStream(const ChunkStream& stream, int64_t begin,
+                                       FetchNetwork* network, UnitClock* unit) {
   const int64_t chunks = stream.chunks;
   std::array<int64_t, 2> came = {FetchNetwork::kNever, FetchNetwork::kNever};
   int64_t now = begin, last = begin, asked = 0, done = 0, written = 0, unit_free = begin;
@@ -39,11 +38,11 @@ absl::StatusOr<WeightStreamEnd> RunWeightStream(const WeightStream& stream, int6
       unit_free = now + std::max<int64_t>(1, stream.cycles(done));
       working = true;
     }
-    unit->Set(now, working ? kWorks : done < chunks ? kWaitsForWeights : kWaitsForMemory);
+    unit->Set(now, working ? kWorks : done < chunks ? stream.waits : kWaitsForMemory);
     const int64_t tick = network->NextTick(now);
     int64_t next = std::min(tick, working ? unit_free : FetchNetwork::kNever);
     if (!working && done < chunks) next = std::min(next, came[done % 2]);
-    if (next == FetchNetwork::kNever) return Internal("nothing moves, and weights are left");
+    if (next == FetchNetwork::kNever) return Internal("nothing moves, and chunks are left");
     now = next;
     completions.clear();
     if (now == tick) network->Tick(now, &completions);
@@ -56,7 +55,10 @@ absl::StatusOr<WeightStreamEnd> RunWeightStream(const WeightStream& stream, int6
       }
     }
   }
-  return WeightStreamEnd{now, last};
+  // The network may hear of a write a little before it has ended.
+  now = std::max(now, last);
+  unit->Stop(now);
+  return now;
 }
 
 }  // namespace thresher
