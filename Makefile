@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo build test test-all image-test bench install format lint build-packages packages lint-packages clean
+.PHONY: help demo build test test-all soak image-test bench install format lint build-packages packages lint-packages clean
 
 help:  ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: packages  ## Build and run all tests: release, sanitizers, fuzzers (see te
 test-all: packages  ## `make test`, and what is too long for it.
 	@THRESHER_TEST_LONG=1 tests/run
 	@$(MAKE) --no-print-directory image-test
+
+soak: build  ## Broken and hostile clients for SOAK_MINUTES (default 10), while others are served.
+	@tests/soak/run
 
 image-test:  ## Build deploy/Dockerfile with buildah, run the unit tests in it, try the image (root; long).
 	@deploy/install-packages image

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -45,7 +47,38 @@ absl::Status Check(const ClientOptions& options) {
     return absl::InvalidArgumentError(
         "retry: needs 1 ms <= initial_backoff <= max_backoff <= 1 h and backoff_multiplier >= 1");
   }
+  const bool sendable = std::all_of(options.token.begin(), options.token.end(),
+                                    [](char c) { return c > 0x20 && c < 0x7f; });
+  if (!sendable) {
+    return absl::InvalidArgumentError("the token holds other than visible ASCII characters");
+  }
   return absl::OkStatus();
+}
+
+/// All of a file; nothing where the path is empty.
+absl::StatusOr<std::string> ReadPem(const std::string& path) {
+  if (path.empty()) return std::string();
+  std::ifstream file(path, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (!file || text.find("-----BEGIN ") == std::string::npos) {
+    return absl::InvalidArgumentError(fmt::format("{}: can't be read as PEM", path));
+  }
+  return text;
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
+    const std::optional<TlsOptions>& tls) {
+  if (!tls) return grpc::InsecureChannelCredentials();
+  if (tls->cert_file.empty() != tls->key_file.empty()) {
+    return absl::InvalidArgumentError("a client's certificate and its key need each other");
+  }
+  auto ca = ReadPem(tls->ca_file);
+  auto cert = ReadPem(tls->cert_file);
+  auto key = ReadPem(tls->key_file);
+  for (const auto* text : {&ca, &cert, &key}) {
+    if (!text->ok()) return text->status();
+  }
+  return grpc::SslCredentials({*std::move(ca), *std::move(key), *std::move(cert)});
 }
 
 }  // namespace
@@ -67,7 +100,8 @@ std::string ServiceConfig(const RetryPolicy& retry) {
 
 class Client::Impl {
  public:
-  explicit Impl(ClientOptions options) : options_(std::move(options)) {
+  Impl(ClientOptions options, const std::shared_ptr<grpc::ChannelCredentials>& credentials)
+      : options_(std::move(options)) {
     KeepCallbackQueue();
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(options_.max_message_bytes);
@@ -86,8 +120,10 @@ class Client::Impl {
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS,
                      std::max(1000, milliseconds(options_.retry.max_backoff)));
-    const auto channel =
-        grpc::CreateCustomChannel(options_.server, grpc::InsecureChannelCredentials(), arguments);
+    if (options_.tls && !options_.tls->server_name.empty()) {
+      arguments.SetSslTargetNameOverride(options_.tls->server_name);
+    }
+    const auto channel = grpc::CreateCustomChannel(options_.server, credentials, arguments);
     thresher_ = v1::Thresher::NewStub(channel);
     inference_ = inference::GRPCInferenceService::NewStub(channel);
     health_ = grpc::health::v1::Health::NewStub(channel);
@@ -121,6 +157,9 @@ class Client::Impl {
       const absl::Duration deadline = options.deadline.value_or(impl.options_.deadline);
       if (deadline < absl::InfiniteDuration()) {
         context->grpc_.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+      }
+      if (!impl.options_.token.empty()) {
+        context->grpc_.AddMetadata("authorization", "Bearer " + impl.options_.token);
       }
       context->on_stop_.emplace(options.stop, Cancel{context});
       context->on_shutdown_.emplace(impl.stop_.get_token(), Cancel{context});
@@ -281,7 +320,10 @@ Client::~Client() = default;
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   if (absl::Status status = Check(options); !status.ok()) return status;
-  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(options))));
+  const auto credentials = MakeCredentials(options.tls);
+  if (!credentials.ok()) return credentials.status();
+  return std::unique_ptr<Client>(
+      new Client(std::make_unique<Impl>(std::move(options), *credentials)));
 }
 
 template <typename Request>

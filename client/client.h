@@ -49,6 +49,14 @@ struct RetryPolicy {
   double backoff_multiplier = 2;
 };
 
+/// A connection under TLS. Files are PEM, and read by Connect.
+struct TlsOptions {
+  std::string ca_file;      // Whose word is taken for the server; empty: the system's authorities.
+  std::string cert_file;    // The client's certificate and chain, where the server asks for one,
+  std::string key_file;     // and its private key.
+  std::string server_name;  // What the server's certificate must say; empty: its host.
+};
+
 struct ClientOptions {
   /// HOST:PORT, or any target that gRPC can name (`unix:/path`, `dns:///host:port`).
   std::string server = "127.0.0.1:8001";
@@ -57,6 +65,10 @@ struct ClientOptions {
   RetryPolicy retry;
   /// The largest response that is accepted. The server limits the requests.
   int32_t max_message_bytes = 64 << 20;
+  std::optional<TlsOptions> tls;  // Unset: plain text.
+  /// Sent with every call (`authorization: Bearer TOKEN`), where it is not empty; without TLS it
+  /// can be read on the way.
+  std::string token;
 };
 
 struct CallOptions {
@@ -76,8 +88,9 @@ class Client {
   template <typename Request>
   using Callback = std::function<void(Result<Request>)>;
 
-  /// INVALID_ARGUMENT for options that make no sense. Does not wait for the server: a server that
-  /// is not there shows as UNAVAILABLE in the first call, and may come back at any time.
+  /// INVALID_ARGUMENT for options that make no sense and files that can't be read. Does not wait
+  /// for the server: a server that is not there shows as UNAVAILABLE in the first call, and may
+  /// come back at any time.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
 
   /// Cancels what is in flight and waits until the last callback has returned; so don't destroy a

@@ -1,12 +1,10 @@
 #include "server/address.h"
 
-#include <netdb.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <system_error>
 
 #include "backend/tensor/status.h"
@@ -47,29 +45,12 @@ std::string ToString(const Address& address) {
              : fmt::format("[{}]:{}", address.host, address.port);
 }
 
-absl::Status CheckBind(const std::string& address) {
-  THRESHER_ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const std::string port = std::to_string(parsed.port);
-  if (const int code = getaddrinfo(parsed.host.c_str(), port.c_str(), &hints, &found); code != 0) {
-    return Unavailable("can't listen on {}: {}", address, gai_strerror(code));
-  }
-  absl::Status status;
-  for (const addrinfo* at = found; at != nullptr && status.ok(); at = at->ai_next) {
-    const int file = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (file < 0) continue;
-    const int yes = 1;
-    setsockopt(file, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    if (bind(file, at->ai_addr, at->ai_addrlen) != 0 || listen(file, 1) != 0) {
-      status = Unavailable("can't listen on {}: {}", address, std::strerror(errno));
-    }
-    close(file);
-  }
-  freeaddrinfo(found);
-  return status;
+bool IsLoopback(const Address& address) {
+  if (address.host == "localhost") return true;
+  in_addr v4 = {};
+  if (inet_pton(AF_INET, address.host.c_str(), &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
+  in6_addr v6 = {};
+  return inet_pton(AF_INET6, address.host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 }  // namespace thresher

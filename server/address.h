@@ -19,8 +19,8 @@ struct Address {
 absl::StatusOr<Address> ParseAddress(std::string_view text);
 /// The inverse of ParseAddress.
 std::string ToString(const Address& address);
-/// Whether one could listen there now. UNAVAILABLE: no, with the kernel's reason.
-absl::Status CheckBind(const std::string& address);
+/// Whether only this machine can connect there: 127.0.0.0/8, ::1, localhost.
+bool IsLoopback(const Address& address);
 
 }  // namespace thresher
 

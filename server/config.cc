@@ -9,6 +9,7 @@
 #include "backend/device/device.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
+#include "server/authorizer.h"
 
 namespace thresher {
 namespace {
@@ -76,6 +77,10 @@ v1::ServerConfig DefaultConfig() {
   config.set_metrics_per_layer(false);
   config.set_prefill_chunk(256);
   config.set_elastic(false);
+  config.set_auth_open("health");
+  config.set_max_connections(0);
+  config.set_max_streams(4096);
+  config.set_access_log(false);
   return config;
 }
 
@@ -122,6 +127,17 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   check.Duration("max_batch_delay", config.max_batch_delay());
   check.Duration("drain_timeout", config.drain_timeout());
   check.Duration("lame_duck", config.lame_duck());
+  check.Range("max_connections", config.max_connections(), 0, kAny);
+  check.Range("max_streams", config.max_streams(), 0, kAny);
+  if (config.tls_cert().empty() != config.tls_key().empty()) {
+    const bool key = config.tls_cert().empty();
+    check.Fail(key ? "tls_key" : "tls_cert",
+               fmt::format("needs {} beside it", key ? "tls_cert" : "tls_key"));
+  }
+  if (!config.tls_client_ca().empty() && config.tls_cert().empty()) {
+    check.Fail("tls_client_ca", "needs tls_cert and tls_key beside it");
+  }
+  check.Check("auth_open", ParseOpenDoors(config.auth_open()).status());
   check.OneOf("log_level", config.log_level(), {"trace", "debug", "info", "warn", "error"});
   check.OneOf("log_format", config.log_format(), {"text", "json"});
 

@@ -64,6 +64,18 @@ constexpr std::array kSettings = {
         "the queue fills"},
     Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
+    Setting{"max_connections", "Limits", "N",
+            "gRPC connections; more are closed at once; 0: as the limit of open files allows"},
+    Setting{"max_streams", "Limits", "N", "Calls at a time on one gRPC connection; 0: no bound"},
+    Setting{"tls_cert", "Security", "FILE",
+            "Serve TLS alone, on both addresses, under this certificate and its chain (PEM)"},
+    Setting{"tls_key", "Security", "FILE", "The certificate's private key (PEM)"},
+    Setting{"tls_client_ca", "Security", "FILE",
+            "Ask clients for a certificate that one of these authorities signed (PEM)"},
+    Setting{"auth_tokens", "Security", "FILE",
+            "Answer only callers with one of these tokens, [NAME:]TOKEN a line"},
+    Setting{"auth_open", "Security", "LIST",
+            "What everybody may call all the same: none, or health,metrics,reflection"},
     Setting{"lame_duck", "Shutdown", "TIME",
             "How long to serve new work after readiness has gone down"},
     Setting{"drain_timeout", "Shutdown", "TIME",
@@ -74,6 +86,8 @@ constexpr std::array kSettings = {
     Setting{"metrics_per_layer", "Metrics", "true|false", "Count work by layer too"},
     Setting{"log_level", "Logging", "LEVEL", "trace, debug, info, warn or error"},
     Setting{"log_format", "Logging", "text|json", "One record a line, on stderr"},
+    Setting{"access_log", "Logging", "true|false",
+            "A record of each call at level info instead of debug"},
 };
 
 constexpr std::string_view kUsage =
@@ -93,9 +107,10 @@ constexpr std::string_view kFooter =
     "A request says what may be left out by a policy, such as spatten:keep=0.5; thresher policies\n"
     "lists them all with their keys.\n\n"
     "SIGTERM or SIGINT drains and exits, a second one ends the server at once; SIGHUP reloads all\n"
-    "models. Exit status: 0 stopped and drained, 1 failed (no model could be loaded, an address "
-    "is\n"
-    "taken, work was left over at the drain timeout), 2 wrong usage, 128 + N ended by signal N.";
+    "models, certificates and tokens (the latter two are also read again when their files "
+    "change).\n"
+    "Exit status: 0 stopped and drained, 1 failed (no model could be loaded, an address is taken,\n"
+    "work was left over at the drain timeout), 2 wrong usage, 128 + N ended by signal N.";
 
 std::string FlagName(std::string_view field) {
   std::string name = fmt::format("--{}", field);

@@ -5,14 +5,19 @@
 #include <grpcpp/resource_quota.h>
 
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "backend/scheduler/clock.h"
 #include "backend/tensor/status.h"
 #include "proto/callback_queue.h"
+#include "server/grpc_access_log.h"
+#include "server/grpc_credentials.h"
+#include "server/grpc_listener.h"
 #include "server/health_service.h"
 #include "server/inference.h"
 #include "server/open_inference_service.h"
+#include "server/security_metrics.h"
 #include "server/text_generation.h"
 #include "server/thresher_service.h"
 
@@ -27,8 +32,11 @@ void Configure(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   builder->SetMaxSendMessageSize(-1);  // Answers are bounded by what was asked.
   builder->SetResourceQuota(grpc::ResourceQuota("thresher").Resize(kMemoryQuotaBytes));
-  // Two servers on one port must fail loudly, not share the calls.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  if (options.max_streams > 0) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
+  }
+  // A connection that has not said what it is by then is closed.
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 20'000);
   // Clients may ping often enough to keep an idle connection through a NAT; dead ones are found in
   // two minutes.
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -44,6 +52,7 @@ class GrpcServer::Impl {
   Impl(const GrpcServerOptions& options, ModelRepository* repository, Scheduler* scheduler,
        Metrics* metrics)
       : options_(options),
+        metrics_(metrics),
         inference_(
             {.max_inputs = options.max_inputs, .elastic = options.elastic},
             [repository](std::string_view name, std::string_view version) {
@@ -71,22 +80,28 @@ class GrpcServer::Impl {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     Configure(options_, &builder);
-    builder.AddListeningPort(options_.listen, grpc::InsecureServerCredentials(), &port_);
+    THRESHER_ASSIGN_OR_RETURN(listener_, GrpcListener::Listen(ListenerOptions()));
+    auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        MakeGrpcCredentials(options_.tls, options_.authorizer));
     builder.RegisterService(&thresher_);
     builder.RegisterService(&open_inference_);
     builder.RegisterService(health_.get());
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> logs;
+    logs.push_back(MakeGrpcAccessLog(AccessLog(options_.access_log), options_.authorizer));
+    builder.experimental().SetInterceptorCreators(std::move(logs));
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ <= 0) {
-      return Unavailable("can't listen on '{}' for gRPC; is it HOST:PORT, and is the port free?",
-                         options_.listen);
-    }
+    if (server_ == nullptr) return Internal("gRPC does not start; its log says why");
+    listener_->Start(std::move(acceptor));
     return absl::OkStatus();
   }
 
-  int port() const { return port_; }
-  std::string address() const {
-    return fmt::format("{}:{}", options_.listen.substr(0, options_.listen.rfind(':')), port_);
-  }
+  int port() const { return listener_->port(); }
+  std::string address() const { return listener_->address(); }
+  int connections() const { return listener_->connections(); }
+
+  Inference* inference() { return &inference_; }
+  TextGeneration* generation() { return &generation_; }
 
   void SetServing(bool serving) { health_->SetServing(serving); }
   void RefuseNewWork() { inference_.RefuseNewWork(); }
@@ -96,19 +111,27 @@ class GrpcServer::Impl {
     health_->EndWatches();
     open_inference_.EndStreams();
     if (server_ == nullptr) return;
+    listener_->Stop();
     // gRPC counts in wall time.
     server_->Shutdown(absl::ToChronoTime(absl::Now() + (deadline - Clock::Real()->Now())));
   }
 
  private:
+  GrpcListener::Options ListenerOptions() const {
+    return {.address = options_.listen,
+            .max_connections = options_.max_connections,
+            .refused = [&security = metrics_->security()] { security.OnConnectionRefused(); }};
+  }
+
   const GrpcServerOptions options_;
+  Metrics* const metrics_;
   Inference inference_;
   TextGeneration generation_;
   ThresherService thresher_;
   std::shared_ptr<HealthService> health_;
   OpenInferenceService open_inference_;
-  int port_ = 0;
   std::unique_ptr<grpc::Server> server_;  // Dies before the services.
+  std::unique_ptr<GrpcListener> listener_;
 };
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
@@ -125,6 +148,9 @@ GrpcServer::~GrpcServer() = default;
 
 int GrpcServer::port() const { return impl_->port(); }
 std::string GrpcServer::address() const { return impl_->address(); }
+int GrpcServer::connections() const { return impl_->connections(); }
+Inference* GrpcServer::inference() { return impl_->inference(); }
+TextGeneration* GrpcServer::generation() { return impl_->generation(); }
 void GrpcServer::SetServing(bool serving) { impl_->SetServing(serving); }
 void GrpcServer::RefuseNewWork() { impl_->RefuseNewWork(); }
 void GrpcServer::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }

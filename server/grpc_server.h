@@ -12,21 +12,32 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "backend/scheduler/scheduler.h"
+#include "server/authorizer.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
+#include "server/tls_files.h"
 
 namespace thresher {
+
+class Inference;
+class TextGeneration;
 
 struct GrpcServerOptions {
   std::string listen = "127.0.0.1:8001";  // HOST:PORT; port 0 picks a free one.
   int max_message_bytes = 16 << 20;       // A larger request is RESOURCE_EXHAUSTED.
   int max_inputs = 256;                   // Inputs (rows) in one call.
   bool elastic = false;                   // Inference::Options::elastic.
+  int max_connections = 0;                // More are closed at once; 0: as open files allow.
+  int max_streams = 0;                    // Calls at a time on one connection; 0: no bound.
+  const TlsFiles* tls = nullptr;          // Null: plain text.
+  Authorizer* authorizer = nullptr;       // Null: everybody may call.
+  bool access_log = false;                // AccessLog's `info`.
 };
 
 class GrpcServer {
  public:
-  /// Starts to serve. The arguments must outlive the server. UNAVAILABLE if it can't listen there.
+  /// Starts to serve. The arguments, and what the options point to, must outlive the server.
+  /// UNAVAILABLE, with the reason, if it can't listen there.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
                                                            ModelRepository* repository,
                                                            Scheduler* scheduler, Metrics* metrics);
@@ -38,6 +49,12 @@ class GrpcServer {
   int port() const;
   /// HOST:PORT, with the port that was really taken.
   std::string address() const;
+  /// Connections that are open, as of the last second.
+  int connections() const;
+
+  /// What calls are handed to, whatever brings them; theirs until the server dies.
+  Inference* inference();
+  TextGeneration* generation();
 
   /// What health and readiness report: SERVING when `serving` and every configured model is ready.
   /// Calls are answered either way.

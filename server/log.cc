@@ -15,6 +15,19 @@
 namespace thresher {
 namespace {
 
+thread_local const LogFields* innermost = nullptr;
+
+void AppendEscaped(std::string_view text, bool quotes, std::string* line) {
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f || (quotes && (byte == '"' || byte == '\\'))) {
+      fmt::format_to(std::back_inserter(*line), "\\x{:02x}", byte);
+    } else {
+      line->push_back(c);
+    }
+  }
+}
+
 class LineFormatter final : public spdlog::formatter {
  public:
   explicit LineFormatter(LogFormat format) : format_(format) {}
@@ -31,17 +44,16 @@ class LineFormatter final : public spdlog::formatter {
       json["time"] = time;
       json["level"] = level_name;
       json["message"] = message;
+      for (const auto& [name, value] : LogFields::Current()) json[std::string(name)] = value;
       // Bytes that are not UTF-8 become U+FFFD.
       line = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     } else {
       line = fmt::format("{} {} ", time, level_name);
-      for (const char c : message) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte == 0x7f) {
-          fmt::format_to(std::back_inserter(line), "\\x{:02x}", byte);
-        } else {
-          line.push_back(c);
-        }
+      AppendEscaped(message, /*quotes=*/false, &line);
+      for (const auto& [name, value] : LogFields::Current()) {
+        line += fmt::format(" {}=\"", name);
+        AppendEscaped(value, /*quotes=*/true, &line);
+        line.push_back('"');
       }
     }
     line.push_back('\n');
@@ -73,6 +85,21 @@ void LogFromProtobuf(google::protobuf::LogLevel level, const char*, int,
 }
 
 }  // namespace
+
+LogFields::LogFields(std::initializer_list<std::pair<std::string_view, std::string_view>> fields)
+    : outer_(innermost) {
+  for (const auto& [name, value] : fields) {
+    if (!value.empty()) fields_.emplace_back(name, value);
+  }
+  innermost = this;
+}
+
+LogFields::~LogFields() { innermost = outer_; }
+
+const std::vector<LogFields::Field>& LogFields::Current() {
+  static const std::vector<Field> none;
+  return innermost == nullptr ? none : innermost->fields_;
+}
 
 std::unique_ptr<spdlog::formatter> MakeLogFormatter(LogFormat format) {
   return std::make_unique<LineFormatter>(format);

@@ -1,11 +1,14 @@
 // thresherd: the server's program. Reads its configuration, puts the parts together, serves until
 // it is told to stop.
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -19,7 +22,9 @@
 #include "backend/scheduler/scheduler.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
+#include "server/authorizer.h"
 #include "server/config.h"
+#include "server/file_watcher.h"
 #include "server/flags.h"
 #include "server/generation_metrics.h"
 #include "server/grpc_server.h"
@@ -29,8 +34,10 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
+#include "server/security_metrics.h"
 #include "server/signals.h"
 #include "server/status_routes.h"
+#include "server/tls_files.h"
 
 namespace thresher {
 namespace {
@@ -85,6 +92,76 @@ absl::StatusOr<RepositoryOptions> MakeRepositoryOptions(const v1::ServerConfig& 
   return options;
 }
 
+/// Null without TLS.
+absl::StatusOr<std::unique_ptr<TlsFiles>> OpenTls(const v1::ServerConfig& config) {
+  if (config.tls_cert().empty()) return nullptr;
+  THRESHER_ASSIGN_OR_RETURN(
+      auto tls, TlsFiles::Open({config.tls_cert(), config.tls_key(), config.tls_client_ca()}));
+  const auto identity = tls->current();
+  spdlog::info("TLS as {}, valid until {}{}", identity->subject,
+               absl::FormatTime("%Y-%m-%d", identity->not_after, absl::UTCTimeZone()),
+               identity->client_ca.empty() ? "" : "; clients need a certificate");
+  if (identity->key_is_public) {
+    spdlog::warn("{}: everybody on this machine may read the key; chmod o-r", config.tls_key());
+  }
+  return tls;
+}
+
+absl::StatusOr<std::unique_ptr<Authorizer>> OpenAuthorizer(const v1::ServerConfig& config,
+                                                           SecurityMetrics* metrics) {
+  Authorizer::Options options;
+  options.tokens = config.auth_tokens();
+  THRESHER_ASSIGN_OR_RETURN(options.open, ParseOpenDoors(config.auth_open()));
+  options.events.accepted = [metrics](std::string_view caller) { metrics->OnAccepted(caller); };
+  options.events.refused = [metrics](std::string_view front, std::string_view reason) {
+    metrics->OnRefused(front, reason);
+  };
+  return Authorizer::Open(std::move(options));
+}
+
+/// What is read again when it changes: tokens and, where there are any, certificates.
+void WatchFiles(const v1::ServerConfig& config, TlsFiles* tls, Authorizer* authorizer,
+                FileWatcher* watcher) {
+  const auto reload = [](const char* what, const absl::Status& status) {
+    if (status.ok()) {
+      spdlog::info("{} were read again", what);
+    } else {
+      spdlog::error("{} stay as they were: {}", what, Message(status));
+    }
+  };
+  if (tls != nullptr) {
+    std::vector<std::string> paths = {tls->paths().cert, tls->paths().key};
+    if (!tls->paths().client_ca.empty()) paths.push_back(tls->paths().client_ca);
+    watcher->Watch(paths, [tls, reload] { reload("certificates", tls->Reload()); });
+  }
+  if (!config.auth_tokens().empty()) {
+    watcher->Watch({config.auth_tokens()},
+                   [authorizer, reload] { reload("tokens", authorizer->Reload()); });
+  }
+  watcher->Start();
+}
+
+/// Plain text that leaves the machine is for the operator to know of.
+void WarnOfPlainText(const v1::ServerConfig& config) {
+  if (!config.tls_cert().empty()) return;
+  for (const std::string& address : {config.listen(), config.http()}) {
+    if (const auto parsed = ParseAddress(address); parsed.ok() && !IsLoopback(*parsed)) {
+      spdlog::warn(
+          "{} is served in plain text beyond this machine: give --tls-cert and --tls-key, "
+          "or see that the network protects it",
+          address);
+    }
+  }
+}
+
+/// More open files are more connections; the limit that a process begins with is a low one.
+void RaiseFileLimit() {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 /// How many models have a version that serves.
 size_t CountReady(const ModelRepository& repository) {
   std::set<std::string> names;
@@ -137,6 +214,7 @@ class Reloader {
 
 int Serve(const v1::ServerConfig& config) {
   std::signal(SIGPIPE, SIG_IGN);
+  RaiseFileLimit();
   LifecycleOptions lifecycle_options;
   lifecycle_options.lame_duck = ToDuration(config.lame_duck());
   lifecycle_options.drain_timeout = ToDuration(config.drain_timeout());
@@ -161,17 +239,33 @@ int Serve(const v1::ServerConfig& config) {
   metrics.SetThreads(threads, cpus.quota.value_or(0));
   metrics.Watch(&scheduler, &repository);
 
+  const auto tls = OpenTls(config);
+  if (!tls.ok()) return Fail(Annotate(tls.status(), "TLS"));
+  const auto authorizer = OpenAuthorizer(config, &metrics.security());
+  if (!authorizer.ok()) return Fail(Annotate(authorizer.status(), "--auth-tokens"));
+  FileWatcher watcher;
+  WatchFiles(config, tls->get(), authorizer->get(), &watcher);
+  WarnOfPlainText(config);
+
   GrpcServerOptions grpc_options;
   grpc_options.listen = config.listen();
   grpc_options.max_message_bytes = config.max_message_bytes();
   grpc_options.max_inputs = config.max_inputs();
   grpc_options.elastic = config.elastic();
+  grpc_options.max_connections = config.max_connections();
+  grpc_options.max_streams = config.max_streams();
+  grpc_options.access_log = config.access_log();
+  grpc_options.tls = tls->get();
+  // Without tokens there is nothing to ask: whoever must have a certificate could not connect.
+  if (!config.auth_tokens().empty()) grpc_options.authorizer = authorizer->get();
   const auto grpc = GrpcServer::Start(grpc_options, &repository, &scheduler, &metrics);
-  if (!grpc.ok()) {
-    // gRPC logs the reason and keeps it out of its answer: the kernel is asked again.
-    const absl::Status reason = CheckBind(config.listen());
-    return Fail(Annotate(reason.ok() ? grpc.status() : reason, "gRPC"));
-  }
+  if (!grpc.ok()) return Fail(Annotate(grpc.status(), "gRPC"));
+  metrics.security().Watch([server = grpc->get(), tls = tls->get()] {
+    SecurityState state;
+    state.grpc_connections = server->connections();
+    if (tls != nullptr) state.certificate_not_after = tls->current()->not_after;
+    return state;
+  });
 
   HttpServerOptions http_options;
   http_options.listen = config.http();
@@ -197,7 +291,10 @@ int Serve(const v1::ServerConfig& config) {
   bool drained = false;
   {
     Reloader reloader(&repository);
-    while (lifecycle.Wait() == Lifecycle::Request::kReload) reloader.Reload();
+    while (lifecycle.Wait() == Lifecycle::Request::kReload) {
+      watcher.Touch();
+      reloader.Reload();
+    }
     StopActions stop;
     stop.leave_rotation = [&] { (*grpc)->SetServing(false); };
     stop.refuse_new_work = [&] { (*grpc)->RefuseNewWork(); };

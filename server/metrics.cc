@@ -16,6 +16,7 @@
 #include "server/model_repository.h"
 #include "server/process_metrics.h"
 #include "server/pruning_metrics.h"
+#include "server/security_metrics.h"
 #include "server/simulation_metrics.h"
 
 namespace thresher {
@@ -147,11 +148,15 @@ std::string_view Name(Method method) {
 class Metrics::Impl {
  public:
   explicit Impl(const MetricsOptions& options)
-      : pruning_(options, registry_), simulation_(registry_), generation_(registry_, kSeconds) {}
+      : pruning_(options, registry_),
+        simulation_(registry_),
+        generation_(registry_, kSeconds),
+        security_(registry_) {}
 
   PruningMetrics& pruning() { return pruning_; }
   SimulationMetrics& simulation() { return simulation_; }
   GenerationMetrics& generation() { return generation_; }
+  SecurityMetrics& security() { return security_; }
 
   void OnRequest(std::string_view model, Method method, const absl::Status& status,
                  const RequestTimes& times) {
@@ -196,6 +201,7 @@ class Metrics::Impl {
   std::string Exposition() {
     std::vector<MetricFamily> families = CollectGauges();
     for (MetricFamily& family : registry_.Collect()) families.push_back(std::move(family));
+    for (MetricFamily& family : security_.Collect()) families.push_back(std::move(family));
     for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
     return prometheus::TextSerializer().Serialize(families);
   }
@@ -384,6 +390,7 @@ class Metrics::Impl {
   PruningMetrics pruning_;
   SimulationMetrics simulation_;
   GenerationMetrics generation_;
+  SecurityMetrics security_;
 
   Mutex mutex_;  // Held for a lookup; observing happens outside.
   std::map<std::string, ModelSeries, std::less<>> models_;
@@ -419,6 +426,7 @@ void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, i
   impl_->OnBatch(engine, sequences, tokens, compute);
 }
 TextSeries& Metrics::TextsOf(std::string_view model) { return impl_->generation().Of(model); }
+SecurityMetrics& Metrics::security() { return impl_->security(); }
 void Metrics::Watch(const Scheduler* scheduler, const ModelRepository* repository) {
   impl_->Watch(scheduler, repository);
 }

@@ -20,7 +20,7 @@ class Registry;
 namespace thresher {
 
 class ModelRepository;
-
+class SecurityMetrics;
 class TextSeries;
 
 enum class Method {
@@ -70,6 +70,8 @@ class Metrics final : public SchedulerObserver {
                absl::Duration compute) override;
   /// The series of a decoder's texts (generation_metrics.h).
   TextSeries& TextsOf(std::string_view model);
+  /// Callers and connections (security_metrics.h).
+  SecurityMetrics& security();
 
   /// Gauges that are read when scraped: queue depth and age, loaded models and their memory, texts
   /// and their caches. Both must outlive this object or the next call of Watch; null takes one

@@ -28,6 +28,7 @@ struct Flags {
   std::string model;
   std::string version;
   std::string server;  // Empty: in this process.
+  SecurityFlags security;
   absl::Duration deadline = absl::Minutes(1);
   CallLimits limits;
   DataFlags data;
@@ -52,7 +53,8 @@ struct Setup {
 };
 
 absl::Status SetUpServer(const Flags& flags, std::stop_token stop, Setup* setup) {
-  const ServerFlags server = {.server = flags.server, .deadline = flags.deadline};
+  const ServerFlags server = {
+      .server = flags.server, .security = flags.security, .deadline = flags.deadline};
   THRESHER_ASSIGN_OR_RETURN(setup->client, Connect(server, stop));
   THRESHER_ASSIGN_OR_RETURN(
       setup->model,
@@ -169,6 +171,7 @@ void AddServerFlags(CLI::App& app, Flags& flags) {
   AddDuration(app, "--deadline", flags.deadline, "Time that each call may take (default 1m)")
       ->group("By a server");
   AddCallLimits(app, flags.limits, "By a server");
+  AddSecurityFlags(app, flags.security, "By a server");
 }
 
 }  // namespace

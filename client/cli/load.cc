@@ -128,10 +128,10 @@ class LoadTest {
   absl::Status ConnectAll() {
     std::vector<Client*> clients;
     std::vector<std::future<Client::Result<inference::ServerLiveRequest>>> live;
+    THRESHER_ASSIGN_OR_RETURN(client::ClientOptions options, ToClientOptions(flags_.server));
+    options.retry.max_attempts = 1;
     for (int i = 0; i < flags_.connections; ++i) {
-      THRESHER_ASSIGN_OR_RETURN(auto client, Client::Connect({.server = flags_.server.server,
-                                                              .deadline = flags_.server.deadline,
-                                                              .retry = {.max_attempts = 1}}));
+      THRESHER_ASSIGN_OR_RETURN(auto client, Client::Connect(options));
       live.push_back(
           client->CallAsync(inference::ServerLiveRequest(), client::CallOptions{.stop = stop_}));
       clients.push_back(client.get());

@@ -2,9 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <set>
+#include <utility>
 
 #include "backend/tensor/status.h"
 #include "client/cli/command.h"
@@ -37,7 +41,26 @@ void AddServerFlags(CLI::App& app, ServerFlags& flags) {
               fmt::format("Time that each call may take (default {})",
                           none ? "without end" : absl::FormatDuration(flags.deadline)))
       ->group("Server");
+  AddSecurityFlags(app, flags.security, "Server");
   app.add_flag("--json", flags.json, "Print one JSON object a line");
+}
+
+void AddSecurityFlags(CLI::App& app, SecurityFlags& flags, const std::string& group) {
+  const auto file = [&](const char* name, std::string& value, const char* help) {
+    app.add_option(name, value, help)->option_text("FILE")->group(group);
+  };
+  app.add_flag("--tls", flags.tls, "Connect under TLS, as the flags that begin like it imply")
+      ->group(group);
+  file("--tls-ca", flags.files.ca_file,
+       "Authorities to believe the server's certificate from (default: the system's)");
+  file("--tls-cert", flags.files.cert_file, "Show the server this certificate");
+  file("--tls-key", flags.files.key_file, "The certificate's private key");
+  app.add_option("--tls-name", flags.files.server_name,
+                 "The name that the server's certificate must have (default: the host)")
+      ->option_text("NAME")
+      ->group(group);
+  file("--token-file", flags.token_file,
+       "Call with the token in this file (default: that of THRESHER_TOKEN, if it is set)");
 }
 
 void AddModelFlags(CLI::App& app, ModelFlags& flags) {
@@ -69,16 +92,68 @@ CLI::Option* AddDuration(CLI::App& app, const std::string& name, absl::Duration&
       });
 }
 
+namespace {
+
+/// What the user can do about an error that the server can't know how to mend.
+std::string_view HintOf(const absl::Status& status) {
+  if (!absl::IsUnauthenticated(status)) return "";
+  return " (--token-file FILE, or THRESHER_TOKEN in the environment)";
+}
+
+/// The first token of a file as thresherd reads it: comments and names are left out.
+absl::StatusOr<std::string> ReadToken(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return InvalidArgument("{}: can't open: {}", path, std::strerror(errno));
+  constexpr std::string_view kBlank = " \t\r";
+  for (std::string line; std::getline(file, line);) {
+    line.erase(0, line.find_first_not_of(kBlank));
+    line.erase(line.find_last_not_of(kBlank) + 1);
+    if (line.empty() || line.front() == '#') continue;
+    line.erase(0, line.find(':') + 1);
+    line.erase(0, line.find_first_not_of(kBlank));
+    return line;
+  }
+  return InvalidArgument("{}: holds no token", path);
+}
+
+}  // namespace
+
+absl::StatusOr<client::ClientOptions> ToClientOptions(const ServerFlags& flags) {
+  client::ClientOptions options;
+  options.server = flags.server;
+  options.deadline = flags.deadline;
+  const client::TlsOptions& files = flags.security.files;
+  const bool implied = !files.ca_file.empty() || !files.cert_file.empty() ||
+                       !files.key_file.empty() || !files.server_name.empty();
+  if (flags.security.tls || implied) options.tls = files;
+  if (!flags.security.token_file.empty()) {
+    THRESHER_ASSIGN_OR_RETURN(options.token, ReadToken(flags.security.token_file));
+  } else if (const char* token = std::getenv("THRESHER_TOKEN"); token != nullptr) {
+    options.token = token;
+  }
+  return options;
+}
+
 absl::StatusOr<std::unique_ptr<Client>> Connect(const ServerFlags& flags, std::stop_token stop) {
-  THRESHER_ASSIGN_OR_RETURN(auto client,
-                            Client::Connect({.server = flags.server, .deadline = flags.deadline}));
+  THRESHER_ASSIGN_OR_RETURN(client::ClientOptions options, ToClientOptions(flags));
+  const bool tls = options.tls.has_value();
+  THRESHER_ASSIGN_OR_RETURN(auto client, Client::Connect(std::move(options)));
   const auto live = client->Call(inference::ServerLiveRequest(), {.stop = stop});
+  const bool handshake = Message(live.status()).find("handshake") != std::string::npos;
+  if (tls && handshake && live.status().code() == absl::StatusCode::kUnavailable) {
+    return Unavailable(
+        "no TLS connection to {} ({})\n"
+        "  --tls-ca must hold the authority of the server's certificate, --tls-name a name in it;\n"
+        "  --tls-cert and --tls-key are needed where the server asks for a certificate",
+        flags.server, Printable(Message(live.status())));
+  }
   if (live.status().code() == absl::StatusCode::kUnavailable) {
     return Unavailable(
         "no server answers at {} ({})\n"
         "  start one:     thresherd --listen {} --model NAME=DIRECTORY\n"
-        "  or name yours: --server HOST:PORT, or THRESHER_SERVER in the environment",
-        flags.server, Printable(Message(live.status())), flags.server);
+        "  or name yours: --server HOST:PORT, or THRESHER_SERVER in the environment{}",
+        flags.server, Printable(Message(live.status())), flags.server,
+        tls ? "" : "; --tls if it serves TLS");
   }
   // A server that speaks another dialect may not know this call; the next one will tell.
   if (!live.ok() && live.status().code() != absl::StatusCode::kUnimplemented) {
@@ -108,7 +183,8 @@ absl::StatusOr<v1::ModelSpec> ChooseModel(Client& client, const ModelFlags& flag
 }
 
 std::string Describe(const absl::Status& status) {
-  return fmt::format("{}: {}", absl::StatusCodeToString(status.code()), Printable(Message(status)));
+  return fmt::format("{}: {}{}", absl::StatusCodeToString(status.code()),
+                     Printable(Message(status)), HintOf(status));
 }
 
 int Fail(const absl::Status& status, std::stop_token stop) {
@@ -117,7 +193,7 @@ int Fail(const absl::Status& status, std::stop_token stop) {
     return kInterrupted;
   }
   // Our own messages may have several lines; the server's are made printable where they enter.
-  fmt::print(stderr, "thresher: {}\n", Message(status));
+  fmt::print(stderr, "thresher: {}{}\n", Message(status), HintOf(status));
   return status.code() == absl::StatusCode::kInvalidArgument ? kUsage : kSomeFailed;
 }
 

@@ -14,8 +14,15 @@
 
 namespace thresher::cli {
 
+struct SecurityFlags {
+  bool tls = false;
+  client::TlsOptions files;
+  std::string token_file;
+};
+
 struct ServerFlags {
   std::string server = "127.0.0.1:8001";
+  SecurityFlags security;
   absl::Duration deadline = absl::Seconds(10);
   bool json = false;
 };
@@ -30,11 +37,17 @@ struct ModelFlags {
 std::string CheckAddress(const std::string& address);
 
 void AddServerFlags(CLI::App& app, ServerFlags& flags);
+/// --tls and --token-file with what belongs to them; AddServerFlags has them.
+void AddSecurityFlags(CLI::App& app, SecurityFlags& flags, const std::string& group);
 void AddModelFlags(CLI::App& app, ModelFlags& flags);
 
 /// An option whose value is a time span with its unit: 10s, 250ms, 1m30s.
 CLI::Option* AddDuration(CLI::App& app, const std::string& name, absl::Duration& value,
                          const std::string& description);
+
+/// How to reach the server: with the token of the file, else of THRESHER_TOKEN. INVALID_ARGUMENT
+/// when the file holds none.
+absl::StatusOr<client::ClientOptions> ToClientOptions(const ServerFlags& flags);
 
 /// A client of the server, which has answered: one that can't be reached is UNAVAILABLE, and the
 /// message says how to start one.

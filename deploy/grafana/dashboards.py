@@ -135,6 +135,19 @@ SERVICE = Dashboard(
                   "File descriptors open, of those allowed.", most=1),
             Panel("Up for", "s", {"{{instance}}": "time() - process_start_time_seconds{%i}"}),
         ],
+        "Callers": [
+            Panel("Calls by token", "reqps",
+                  {"{{caller}}": "sum by (caller) (rate(thresher_auth_accepted_total{%i}[%r]))"},
+                  "By the name in the token file."),
+            Panel("Refused", "reqps",
+                  {"{{front}}: {{reason}} token": "sum by (front, reason) (rate(thresher_auth_refused_total{%i}[%r]))",
+                   "connections beyond the limit": "sum (rate(thresher_grpc_connections_refused_total{%i}[%r]))"},
+                  "Calls without a token that is known, and connections of which there were too many."),
+            Panel("gRPC connections", "short", {"{{instance}}": "thresher_grpc_connections{%i}"}),
+            Panel("Certificate expires in", "s",
+                  {"{{instance}}": "thresher_tls_certificate_expiry_timestamp_seconds{%i} - time()"},
+                  "Of a server with TLS; it reads new files by itself."),
+        ],
     })
 
 PRUNING = Dashboard(

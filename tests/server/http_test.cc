@@ -277,8 +277,6 @@ TEST_F(HttpServerTest, ATakenAddressIsNamedWithTheReason) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(second.status()), HasSubstr(server_->address()));
   EXPECT_THAT(Message(second.status()), HasSubstr("in use"));
-  EXPECT_THAT(Message(CheckBind(options.listen)), HasSubstr("in use"));
-  EXPECT_TRUE(CheckBind("127.0.0.1:0").ok());
 }
 
 TEST_F(HttpServerTest, AddressesOfOthersAndNonsenseAreErrors) {
