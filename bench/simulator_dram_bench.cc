@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "backend/device/simulator/dram.h"
+#include "backend/device/simulator/dram/dram.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {

@@ -7,7 +7,7 @@
 
 #include "backend/device/simulator/presets.h"
 #include "backend/device/simulator/shapes.h"
-#include "backend/device/simulator/spatial.h"
+#include "backend/device/simulator/spatial/spatial.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {

@@ -31,7 +31,7 @@
 #include "backend/device/simulator/presets.h"
 #include "backend/device/simulator/shapes.h"
 #include "backend/device/simulator/simulation.h"
-#include "backend/device/simulator/trace.h"
+#include "backend/device/simulator/trace/trace.h"
 #include "backend/tensor/status.h"
 #include "tests/testing/paths.h"
 

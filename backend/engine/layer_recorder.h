@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/device/layer_record.h"
-#include "backend/device/simulator/trace.h"
+#include "backend/device/simulator/trace/trace.h"
 #include "backend/tensor/mutex.h"
 
 namespace thresher {

@@ -8,7 +8,7 @@
 #include "backend/device/cpu_resources.h"
 #include "backend/device/simulator/simulated_device.h"
 #include "backend/device/simulator/simulation.h"
-#include "backend/device/simulator/trace.h"
+#include "backend/device/simulator/trace/trace.h"
 #include "backend/engine/loaded_model.h"
 #include "backend/engine/sampler.h"
 #include "backend/model/files.h"

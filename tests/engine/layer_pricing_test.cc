@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-#include "backend/device/simulator/trace.h"
+#include "backend/device/simulator/trace/trace.h"
 #include "tests/engine/decoder_engine_testing.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/golden/golden.h"

@@ -7,7 +7,7 @@
 #include <sstream>
 #include <string>
 
-#include "backend/device/simulator/trace.h"
+#include "backend/device/simulator/trace/trace.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 #include "backend/device/simulator/accelerator.h"
 
-#include "backend/device/simulator/fact.h"
-#include "backend/device/simulator/spatial.h"
-#include "backend/device/simulator/spatten.h"
+#include "backend/device/simulator/fact/fact.h"
+#include "backend/device/simulator/spatial/spatial.h"
+#include "backend/device/simulator/spatten/spatten.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {

@@ -18,7 +18,7 @@
 
 namespace thresher {
 
-class DramObserver;  // dram.h
+class DramObserver;  // dram/dram.h
 
 struct RunScope {
   bool attention_only = false;   // As most papers count; else QKV, feed-forward and norms as well.

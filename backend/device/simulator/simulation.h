@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "backend/device/layer_record.h"
-#include "backend/device/simulator/unit_clock.h"
+#include "backend/device/simulator/units/unit_clock.h"
 #include "thresher/v1/simulator.pb.h"
 
 namespace thresher {

@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "backend/device/simulator/accelerator.h"
-#include "tests/device/simulator/dram_timing_checker.h"
+#include "tests/device/simulator/dram/dram_timing_checker.h"
 
 namespace thresher::testing {
 
