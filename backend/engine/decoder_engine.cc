@@ -51,6 +51,7 @@ class CachedText {
 
   const KvLayout& layout() const { return layout_; }
   const CachedSequence& sequence() const { return sequence_; }
+  bool RescalesAfter(int32_t layer) const { return run_->RescalesAfter(layer); }
   /// What its layers would have cost, on a simulated device.
   v1::Simulation* simulation() { return &simulation_; }
   int32_t tokens() const { return tokens_; }
@@ -411,7 +412,8 @@ absl::Status DecoderEngine::Price(int32_t layer, std::span<const StepPart> parts
     for (size_t i = 0; i < group.parts.size(); ++i) {
       CachedText& text = *parts[group.parts[i]].text;
       sequences.push_back(
-          RecordOf(shape_, *group.layout, text.sequence(), text.tokens(), group.records[i]));
+          RecordOf(shape_, *group.layout, text.sequence(), text.tokens(), group.records[i],
+                   text.RescalesAfter(layer)));
       charges.push_back(text.simulation());
     }
   }

@@ -99,14 +99,18 @@ std::vector<HeadRecord> Heads(int32_t count) {
 absl::Status CheckHardware(Device& device, const Policy& policy) {
   const SimulatedHardware* const hardware = device.simulated();
   if (hardware == nullptr) return absl::OkStatus();
-  const auto known = hardware->accelerator->policies();
+  return CheckHardware(device.description().name, hardware->accelerator->policies(), policy);
+}
+
+absl::Status CheckHardware(std::string_view who, std::span<const std::string_view> known,
+                           const Policy& policy) {
   const std::string names = policy.name();
   for (size_t begin = 0; begin <= names.size();) {
     const size_t end = std::min(names.find('+', begin), names.size());
     const std::string_view name = std::string_view(names).substr(begin, end - begin);
     if (std::ranges::find(known, name) == known.end()) {
-      return InvalidArgument("{} has no hardware for the policy '{}'; it has for: {}",
-                             device.description().name, name, fmt::join(known, ", "));
+      return InvalidArgument("{} has no hardware for the policy '{}'; it has for: {}", who, name,
+                             fmt::join(known, ", "));
     }
     begin = end + 1;
   }
@@ -175,8 +179,8 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
 }
 
 SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
-                        const CachedSequence& sequence, int32_t before,
-                        const CachedRecord& record) {
+                        const CachedSequence& sequence, int32_t before, const CachedRecord& record,
+                        bool rescales) {
   SequenceRecord out;
   out.rows = out.dense_rows = sequence.rows;
   out.keys = sequence.slots;
@@ -204,6 +208,7 @@ SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
     out.top_k = static_cast<int32_t>(read);
   }
   out.accumulates_importance = sequence.want_sums;
+  out.rescales_importance = rescales;
   out.query_rows = int64_t{sequence.rows} * shape.heads;
   out.key_rows = out.value_rows = int64_t{sequence.rows} * shape.kv_heads;
   return out;

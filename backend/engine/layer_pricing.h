@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +25,9 @@ namespace thresher {
 /// INVALID_ARGUMENT if the device is simulated and its accelerator has no hardware for a part of
 /// the policy, naming those that it has.
 absl::Status CheckHardware(Device& device, const Policy& policy);
+/// The same of an accelerator that has hardware for the policies `known`; `who` is for the message.
+absl::Status CheckHardware(std::string_view who, std::span<const std::string_view> known,
+                           const Policy& policy);
 
 /// A layer of an encoder's sequence, which had `dense_rows` tokens: `positions` were present, and
 /// after it `kept_rows` of them and `kept_heads` heads stay. `plan` null: dense. `prediction_bits`
@@ -33,9 +37,11 @@ SequenceRecord RecordOf(const PolicyShape& shape, int32_t dense_rows,
                         int32_t prediction_bits, const AttentionRecord& record, int32_t kept_rows,
                         int32_t kept_heads);
 
-/// A layer of a decoder's text, of which `before` tokens had been run earlier.
+/// A layer of a decoder's text, of which `before` tokens had been run earlier; `rescales`: its
+/// importance is scaled down before the next layer.
 SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
-                        const CachedSequence& sequence, int32_t before, const CachedRecord& record);
+                        const CachedSequence& sequence, int32_t before, const CachedRecord& record,
+                        bool rescales);
 
 /// One run of a batch through the layers. Does nothing where nothing is simulated or recorded. Used
 /// under the device's mutex.

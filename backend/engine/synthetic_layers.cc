@@ -130,10 +130,9 @@ class EncoderSequence {
     decision.rows.resize(positions_.size());
     std::iota(decision.rows.begin(), decision.rows.end(), 0);
     run_->AfterAttention(layer, positions_, record, &decision);
-    SequenceRecord out =
-        RecordOf(shape_, tokens_, positions_, &plan_, wanted.wanted ? wanted.bits : 0, record,
-                 static_cast<int32_t>(decision.rows.size()),
-                 static_cast<int32_t>(decision.heads.size()));
+    SequenceRecord out = RecordOf(
+        shape_, tokens_, positions_, &plan_, wanted.wanted ? wanted.bits : 0, record,
+        static_cast<int32_t>(decision.rows.size()), static_cast<int32_t>(decision.heads.size()));
     std::vector<int32_t> kept;
     for (const int32_t row : decision.rows) kept.push_back(positions_[static_cast<size_t>(row)]);
     positions_ = std::move(kept);
@@ -187,7 +186,7 @@ class DecoderText {
       for (int64_t& sum : record.sums) sum = std::llround(Uniform(random) / kProbabilityUnit);
       run_->AddSums(layer, slots_, record.sums);
     }
-    return RecordOf(shape_, layout_, sequence, tokens_, record);
+    return RecordOf(shape_, layout_, sequence, tokens_, record, run_->RescalesAfter(layer));
   }
 
   void EndStep() {
@@ -297,6 +296,9 @@ absl::StatusOr<std::unique_ptr<SyntheticLayers>> SyntheticLayers::Create(
   }
   THRESHER_ASSIGN_OR_RETURN(const auto policy,
                             Policy::Parse(options.policy, PolicyShapeOf(options.shape)));
+  if (!options.hardware.empty()) {
+    THRESHER_RETURN_IF_ERROR(CheckHardware("the preset", options.hardware, *policy));
+  }
   if (policy->is_dense() && options.generate == 0) {
     return std::make_unique<DenseLayers>(options);
   }

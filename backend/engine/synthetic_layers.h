@@ -9,6 +9,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "backend/device/layer_record.h"
@@ -21,15 +23,16 @@ struct SyntheticOptions {
   int32_t batch = 1;     // Sequences.
   int32_t generate = 0;  // Decode steps after the prompt; needs shape.causal.
   std::string policy = "dense";
-  double refetch_share = 0.0;  // Of the softmax rows that are quantised progressively.
+  std::vector<std::string_view> hardware;  // Policies that there is hardware for. Empty: for all.
+  double refetch_share = 0.0;              // Of the softmax rows that are quantised progressively.
   uint64_t seed = 1;
 };
 
 /// Gives the layers in the order in which they would run. The same options give the same layers.
 class SyntheticLayers {
  public:
-  /// INVALID_ARGUMENT for options out of range, a policy that the shape can't have, or one that
-  /// looks at each pair of tokens of a sequence of more than 4096.
+  /// INVALID_ARGUMENT for options out of range, a policy that the shape can't have or that there
+  /// is no hardware for, or one that looks at each pair of tokens of a sequence of more than 4096.
   static absl::StatusOr<std::unique_ptr<SyntheticLayers>> Create(const SyntheticOptions& options);
 
   virtual ~SyntheticLayers() = default;

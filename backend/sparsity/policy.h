@@ -110,6 +110,9 @@ class CacheRun {
   virtual bool WantsSums(int32_t layer) const { return false; }
   /// What CachedRecord::sums [kv_heads][slots] tells of the rows that just ran.
   virtual void AddSums(int32_t layer, int32_t slots, std::span<const int64_t> sums) {}
+  /// Whether what it heard is scaled down between `layer` and the next one (after the last: the
+  /// next step's first).
+  virtual bool RescalesAfter(int32_t layer) const { return false; }
   /// All `tokens` of the prompt are in the cache. To evict, fill `survivors`: for each layer and KV
   /// head [layers * kv_heads] the slots that stay, ascending, as many in each; they become slots 0,
   /// 1, ... in this order. Left empty: all stay.

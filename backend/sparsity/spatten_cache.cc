@@ -80,6 +80,11 @@ class SpattenCacheRun final : public CacheRun {
     }
   }
 
+  bool RescalesAfter(int32_t layer) const override {
+    const SpattenSettings& settings = policy_.settings();
+    return policy_.wants_sums() && settings.rescale != 1.0 && layer + 1 == settings.shape.layers;
+  }
+
   void ChooseReads(int32_t layer, int32_t slots, std::vector<int32_t>* reads) override {
     Grow(slots);
     if (layer == 0) {

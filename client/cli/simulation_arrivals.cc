@@ -86,6 +86,7 @@ class Costs {
         accelerator_(std::move(accelerator)),
         scope_{.attention_only = attention_only} {
     shape_.batch = 1;
+    shape_.hardware.assign(accelerator_->policies().begin(), accelerator_->policies().end());
   }
 
   absl::StatusOr<Cost> Of(int64_t tokens) {

@@ -74,7 +74,9 @@ absl::Status RunTrace(const std::string& path, Accelerator& accelerator,
 
 absl::Status RunShape(const SyntheticOptions& shape, Accelerator& accelerator,
                       const SimulationOptions& options, SimulationRun* run) {
-  THRESHER_ASSIGN_OR_RETURN(const auto layers, SyntheticLayers::Create(shape));
+  SyntheticOptions checked = shape;
+  checked.hardware.assign(accelerator.policies().begin(), accelerator.policies().end());
+  THRESHER_ASSIGN_OR_RETURN(const auto layers, SyntheticLayers::Create(checked));
   int64_t done = 0;
   while (const LayerRecord* const record = layers->Next()) {
     THRESHER_RETURN_IF_ERROR(RunRecord(*record, accelerator, run));

@@ -236,6 +236,7 @@ TEST(LayerPricing, ATextIsChargedStepByStep) {
     EXPECT_EQ(text.bits.key, 6);
     EXPECT_EQ(text.bits.key_refetch, 4);
     EXPECT_EQ(text.bits.query, 10);
+    EXPECT_EQ(text.rescales_importance, i % layers == layers - 1);
     if (step == 0 || text.positions.empty()) continue;
     EXPECT_EQ(text.positions.back(), 29 + step);  // The newest token is read.
     for (const HeadRecord& head : text.heads) {
