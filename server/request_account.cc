@@ -20,6 +20,7 @@ void Account(Metrics& metrics, std::string_view model, const std::string& policy
   metrics.OnReport(model, policy, *report);
   if (explain) return;
   report->clear_layers();
+  report->clear_keys_read();
   report->clear_attention_entropy();
   report->clear_sink_share();
   report->clear_sink_heads();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/engine/cache_account.h"
+#include "backend/engine/keys_read.h"
 #include "backend/engine/layer_pricing.h"
 #include "backend/engine/prefix_key.h"
 #include "backend/model/checkpoint.h"
@@ -47,7 +48,9 @@ class CachedText {
         rules_(policy_ != nullptr ? policy_->cache_rules() : CacheRules()),
         run_(policy_ != nullptr ? policy_->StartCache() : std::make_unique<CacheRun>()),
         account_(shape, layout, policy_ != nullptr ? policy_->text() : "dense", detail),
-        key_(scope) {}
+        key_(scope) {
+    if (detail.tokens) keys_read_.emplace(layout.layers(), layout.kv_heads());
+  }
 
   const KvLayout& layout() const { return layout_; }
   const CachedSequence& sequence() const { return sequence_; }
@@ -59,6 +62,7 @@ class CachedText {
   size_t held_bytes() const { return static_cast<size_t>(slots_) * layout_.token_bytes(); }
   v1::PruningReport Report() const {
     v1::PruningReport report = account_.Report(tokens_, held_bytes());
+    if (keys_read_) keys_read_->Report(&report);
     if (!simulation_.preset().empty()) *report.mutable_simulation() = simulation_;
     return report;
   }
@@ -92,6 +96,7 @@ class CachedText {
     const auto rows = static_cast<int32_t>(part.ids.size());
     victims_.clear();
     if (!part.prompt) run_->PlaceNew(slots_, &victims_);
+    if (!part.prompt && keys_read_) keys_read_->Place(tokens_, victims_);
     if (victims_.empty()) slots_ += rows;
     while (static_cast<int64_t>(pages_.size()) < PagesOf(slots_)) {
       KvPage page = reservation_.Allocate(layout_.page_bytes());
@@ -140,6 +145,7 @@ class CachedText {
   void EndLayer(int32_t layer, const CachedRecord& record) {
     if (sequence_.want_sums) run_->AddSums(layer, slots_, record.sums);
     account_.Add(layer, sequence_, tokens_, record);
+    if (sequence_.decode && keys_read_) keys_read_->Read(layer, tokens_, sequence_);
   }
 
   absl::Status End(const StepPart& part, KvPool& pool) {
@@ -150,6 +156,7 @@ class CachedText {
     prompt_ = {};
     std::vector<std::vector<int32_t>> survivors;
     run_->EndPrompt(tokens_, &survivors);
+    if (keys_read_) keys_read_->EndPrompt(tokens_, survivors);
     return survivors.empty() ? absl::OkStatus() : Evict(survivors);
   }
 
@@ -207,6 +214,7 @@ class CachedText {
   const CacheRules rules_;
   const std::unique_ptr<CacheRun> run_;
   CacheAccount account_;
+  std::optional<KeysRead> keys_read_;  // Where each token is asked for.
   v1::Simulation simulation_;
   KvPool::Reservation reservation_;  // Before the pages: its pool outlives them.
   std::vector<KvPage> pages_;

@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "backend/text/tokenizer.h"
 #include "tests/engine/decoder_engine_testing.h"
@@ -210,6 +211,56 @@ TEST_P(OnDevices, EvictionHoldsAndReadsNoMoreThanItSays) {
   EXPECT_EQ(report.decode().bytes().done(), 10 * 22 * pair);
   EXPECT_EQ(report.decode().bytes().dense(), (31 + 40) * 5 * pair);
   EXPECT_EQ(report.decode().tokens().done(), 10 * config.layers);
+}
+
+/// The report of a text of 30 prompt tokens and 10 decode steps that explains.
+v1::PruningReport Explain(DecoderEngine& engine, std::string_view policy) {
+  const CachedTextPtr text =
+      StartText(engine, MakePolicy(engine, policy), 30, 40, {.layers = true, .tokens = true});
+  const std::vector<int32_t> prompt = RandomIds(engine, 30, 5);
+  (void)RunStep(engine, {.text = text.get(),
+                         .ids = prompt,
+                         .prompt = true,
+                         .prompt_ends = true,
+                         .logits = StepPart::Logits::kNone});
+  for (int32_t id = 0; id < 10; ++id) {
+    (void)RunStep(engine, {.text = text.get(), .ids = std::span(&id, 1)});
+  }
+  return DecoderEngine::Report(*text);
+}
+
+TEST(DecoderEngine, AReportThatExplainsTellsWhoseKeysTheLastStepRead) {
+  const auto engine = MakeDecoder(Golden("decoder-llama3"), MakeDevice("reference"));
+  const auto& config = engine->config();
+  const auto layers_of = [&](std::string_view policy) {
+    std::vector<std::vector<int32_t>> layers;
+    const v1::PruningReport report = Explain(*engine, policy);
+    for (const auto& keys : report.keys_read()) {
+      layers.emplace_back(keys.heads().begin(), keys.heads().end());
+    }
+    EXPECT_EQ(layers.size(), static_cast<size_t>(config.layers)) << policy;
+    return layers;
+  };
+  for (const auto& heads : layers_of("")) {
+    EXPECT_EQ(heads, std::vector<int32_t>(40, config.kv_heads));
+  }
+  for (const auto& heads : layers_of("sinks:first=2,recent=20")) {
+    std::vector<int32_t> expected(40, 0);
+    std::fill_n(expected.begin(), 2, config.kv_heads);
+    std::fill_n(expected.end() - 20, 20, config.kv_heads);
+    EXPECT_EQ(heads, expected);
+  }
+  for (const auto& heads : layers_of("h2o:heavy=0.2,recent=0.2")) {  // 8 of each, for each head.
+    EXPECT_EQ(std::accumulate(heads.begin(), heads.end(), 0), 16 * config.kv_heads);
+    EXPECT_TRUE(std::all_of(heads.end() - 8, heads.end(),
+                            [&](int32_t count) { return count == config.kv_heads; }));
+    EXPECT_EQ(heads[0], config.kv_heads);
+  }
+  // All heads of a layer read the same: floor(40 x share) keys.
+  const auto cascade = layers_of("spatten:final=0.25");
+  EXPECT_EQ(std::ranges::count(cascade.front(), config.kv_heads), 40);
+  EXPECT_EQ(std::ranges::count(cascade.back(), config.kv_heads), 10);
+  EXPECT_EQ(std::ranges::count(cascade.back(), 0), 30);
 }
 
 TEST(DecoderEngine, ATextGoesOnPastTheContextWherePositionsAreTheCaches) {

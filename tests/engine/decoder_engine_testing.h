@@ -51,9 +51,9 @@ inline std::vector<int32_t> RandomIds(const DecoderEngine& engine, int32_t count
 }
 
 inline CachedTextPtr StartText(DecoderEngine& engine, std::shared_ptr<const Policy> policy,
-                               int32_t prompt, int32_t tokens) {
+                               int32_t prompt, int32_t tokens, const ReportDetail& detail = {}) {
   const size_t bytes = engine.CacheBytes(policy.get(), prompt, tokens);
-  auto text = engine.Start(std::move(policy), {}, bytes);
+  auto text = engine.Start(std::move(policy), detail, bytes);
   if (!text.ok()) throw std::runtime_error(Message(text.status()));
   return *std::move(text);
 }
