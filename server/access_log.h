@@ -44,7 +44,7 @@ class AccessLog {
   void Write(const CallRecord& record) const;
 
  private:
-  const bool info_;
+  bool info_;
 };
 
 }  // namespace thresher

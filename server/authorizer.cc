@@ -56,6 +56,8 @@ bool OpenDoors::Has(Door door) const {
       return metrics;
     case Door::kReflection:
       return reflection;
+    case Door::kPublic:
+      return true;
   }
   return false;
 }

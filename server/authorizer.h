@@ -25,8 +25,9 @@
 
 namespace thresher {
 
-/// What a call is for. All doors but kClosed can be left open to everybody.
-enum class Door { kClosed, kHealth, kMetrics, kReflection };
+/// What a call is for. All doors but kClosed can be left open to everybody; kPublic always is: what
+/// is the same on every server, such as the console's page.
+enum class Door { kClosed, kHealth, kMetrics, kReflection, kPublic };
 
 struct OpenDoors {
   bool health = false;

@@ -81,6 +81,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_connections(0);
   config.set_max_streams(4096);
   config.set_access_log(false);
+  config.set_max_http_calls(64);
   return config;
 }
 
@@ -129,6 +130,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   check.Duration("lame_duck", config.lame_duck());
   check.Range("max_connections", config.max_connections(), 0, kAny);
   check.Range("max_streams", config.max_streams(), 0, kAny);
+  check.Range("max_http_calls", config.max_http_calls(), 1, 4096);
   if (config.tls_cert().empty() != config.tls_key().empty()) {
     const bool key = config.tls_cert().empty();
     check.Fail(key ? "tls_key" : "tls_cert",

@@ -67,6 +67,8 @@ constexpr std::array kSettings = {
     Setting{"max_connections", "Limits", "N",
             "gRPC connections; more are closed at once; 0: as the limit of open files allows"},
     Setting{"max_streams", "Limits", "N", "Calls at a time on one gRPC connection; 0: no bound"},
+    Setting{"max_http_calls", "Limits", "N",
+            "Calls for work on the HTTP address at a time; each has a thread"},
     Setting{"tls_cert", "Security", "FILE",
             "Serve TLS alone, on both addresses, under this certificate and its chain (PEM)"},
     Setting{"tls_key", "Security", "FILE", "The certificate's private key (PEM)"},

@@ -12,8 +12,6 @@
 
 namespace thresher {
 
-inline constexpr int kMaxUnsent = 64;
-
 /// Answers one call. Both must outlive it.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamText(TextGeneration* generation,
                                                        Inference* inference,

@@ -4,7 +4,7 @@ thresher_library(server_grpc
        infer_stream.cc inference.cc inference_statistics.cc open_inference.cc
        open_inference_report.cc open_inference_service.cc open_inference_tensors.cc
        open_inference_texts.cc postprocess.cc request_account.cc text_generation.cc
-       text_request.cc thresher_service.cc worker_threads.cc
+       text_request.cc thresher_calls.cc thresher_service.cc worker_threads.cc
   DEPS thresher::server_core thresher::callback_queue thresher::grpc thresher::grpc_reflection thresher::engine
        thresher::report_json
        thresher::scheduler PkgConfig::UTF8PROC)

@@ -24,19 +24,24 @@
 #include "server/address.h"
 #include "server/authorizer.h"
 #include "server/config.h"
+#include "server/console_routes.h"
 #include "server/file_watcher.h"
 #include "server/flags.h"
 #include "server/generation_metrics.h"
 #include "server/grpc_server.h"
+#include "server/http_call.h"
 #include "server/http_server.h"
 #include "server/libraries.h"
 #include "server/lifecycle.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
+#include "server/open_inference_routes.h"
+#include "server/openai_routes.h"
 #include "server/security_metrics.h"
 #include "server/signals.h"
 #include "server/status_routes.h"
+#include "server/thresher_routes.h"
 #include "server/tls_files.h"
 
 namespace thresher {
@@ -162,6 +167,20 @@ void RaiseFileLimit() {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
+/// All that the HTTP address answers.
+std::vector<HttpRoute> Routes(const std::function<std::string_view()>& phase, Metrics* metrics,
+                              const Handlers& handlers) {
+  const ModelRepository* const repository = handlers.repository;
+  std::vector<HttpRoute> routes = StatusRoutes(phase, metrics, repository);
+  const auto ready = [phase, repository] { return phase() == "serving" && repository->AllReady(); };
+  for (const auto& more :
+       {ThresherRoutes(handlers), OpenInferenceRoutes(handlers, ready), OpenAiRoutes(handlers)}) {
+    routes.insert(routes.end(), more.begin(), more.end());
+  }
+  AddConsole(&routes);
+  return routes;
+}
+
 /// How many models have a version that serves.
 size_t CountReady(const ModelRepository& repository) {
   std::set<std::string> names;
@@ -270,9 +289,13 @@ int Serve(const v1::ServerConfig& config) {
   HttpServerOptions http_options;
   http_options.listen = config.http();
   http_options.max_body_bytes = static_cast<size_t>(config.max_message_bytes());
+  http_options.max_calls = config.max_http_calls();
+  http_options.tls = tls->get();
+  http_options.authorizer = authorizer->get();
+  http_options.access_log = AccessLog(config.access_log());
   const auto http = HttpServer::Start(
-      http_options,
-      StatusRoutes([&lifecycle] { return Name(lifecycle.phase()); }, &metrics, &repository));
+      http_options, Routes([&lifecycle] { return Name(lifecycle.phase()); }, &metrics,
+                           {(*grpc)->inference(), (*grpc)->generation(), &repository}));
   if (!http.ok()) return Fail(Annotate(http.status(), "HTTP"));
 
   const absl::Status loaded = repository.LoadAll();
@@ -306,7 +329,7 @@ int Serve(const v1::ServerConfig& config) {
       const bool idle = scheduler.WaitIdle(deadline);
       // Sends the last answers; what is left after the deadline is cancelled.
       (*grpc)->Shutdown(deadline);
-      return idle && Clock::Real()->Now() < deadline;
+      return (*http)->WaitIdle(deadline) && idle && Clock::Real()->Now() < deadline;
     };
     drained = lifecycle.Stop(stop);
   }

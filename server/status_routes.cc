@@ -3,8 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "backend/build_info/build_info.h"
-
 namespace thresher {
 namespace {
 
@@ -16,13 +14,15 @@ HttpResponse JsonResponse(int status, const Json& json) {
           json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"};
 }
 
+/// Public, so it tells no more than where to look.
 HttpResponse Root() {
-  const BuildInfo& build = GetBuildInfo();
   Json json;
   json["name"] = "thresher";
-  json["version"] = build.version;
-  json["commit"] = build.commit;
-  json["links"] = {{"metrics", "/metrics"}, {"live", "/healthz"}, {"ready", "/readyz"}};
+  json["links"] = {{"metrics", "/metrics"},
+                   {"live", "/healthz"},
+                   {"ready", "/readyz"},
+                   {"open_inference", "/v2"},
+                   {"openai", "/v1/models"}};
   return JsonResponse(200, json);
 }
 
@@ -53,15 +53,18 @@ std::vector<HttpRoute> StatusRoutes(std::function<std::string_view()> phase, Met
        [metrics](const HttpRequest&) {
          return HttpResponse{200, "text/plain; version=0.0.4; charset=utf-8",
                              metrics->Exposition()};
-       }},
+       },
+       /*work=*/false, Door::kMetrics},
       {"GET", "/healthz",
        [](const HttpRequest&) {
          return HttpResponse{200, "text/plain; charset=utf-8", "ok\n"};
-       }},
+       },
+       /*work=*/false, Door::kHealth},
       {"GET", "/readyz",
        [phase = std::move(phase), repository](const HttpRequest&) {
          return Ready(phase(), *repository);
-       }},
+       },
+       /*work=*/false, Door::kHealth},
   };
 }
 

@@ -24,6 +24,9 @@
 
 namespace thresher {
 
+/// So many tokens may wait for a reader; at that many its text is paused.
+inline constexpr int kMaxUnsent = 64;
+
 /// Where a text goes. Called by one thread at a time, which must not be kept.
 class TextReceiver {
  public:

@@ -4,6 +4,7 @@
 
 #include "server/inference.h"
 #include "server/text_generation.h"
+#include "server/thresher_calls.h"
 #include "thresher/v1/thresher.grpc.pb.h"
 
 namespace thresher {
@@ -20,7 +21,7 @@ class ThresherService final : public ThresherServiceBase {
  public:
   /// Both must outlive the service.
   ThresherService(Inference* inference, TextGeneration* generation)
-      : inference_(inference), generation_(generation) {}
+      : inference_(inference), generation_(generation), calls_(inference) {}
 
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
@@ -44,8 +45,17 @@ class ThresherService final : public ThresherServiceBase {
                                   grpc::ByteBuffer* response) override;
 
  private:
+  template <typename Request, typename Response>
+  using ThresherMethod = void (ThresherCalls::*)(const Request&, const ThresherCalls::Context&,
+                                                 ThresherCalls::Done<Response>);
+  template <typename Request, typename Response>
+  grpc::ServerUnaryReactor* Serve(Method method, ThresherMethod<Request, Response> run,
+                                  grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
+                                  grpc::ByteBuffer* out);
+
   Inference* const inference_;
   TextGeneration* const generation_;
+  ThresherCalls calls_;
 };
 
 }  // namespace thresher

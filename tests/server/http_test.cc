@@ -1,94 +1,46 @@
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
+#include <atomic>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
+#include "absl/synchronization/notification.h"
+#include "backend/scheduler/clock.h"
 #include "backend/tensor/status.h"
 #include "server/address.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
 #include "server/status_routes.h"
+#include "tests/server/raw_http_client.h"
 #include "tests/server/tiny_checkpoint.h"
 #include "tests/testing/paths.h"
 
 namespace thresher {
 namespace {
 
+using testing::AskHttp;
+using testing::GetText;
 using ::testing::HasSubstr;
 using testing::ModelAt;
 using testing::OnReference;
+using testing::ParseAnswer;
+using testing::PostText;
+using testing::RawClient;
+using Response = testing::HttpAnswer;
 using ::testing::StartsWith;
 using testing::WriteTinyCheckpoint;
 
-/// A connection that sends what it is told, byte for byte.
-class RawClient {
- public:
-  explicit RawClient(int port) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    const timeval patience = {30, 0};  // Only so that a failure does not hang.
-    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    connected_ = connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-  }
-  ~RawClient() { close(socket_); }
-  RawClient(const RawClient&) = delete;
-  RawClient& operator=(const RawClient&) = delete;
-
-  bool connected() const { return connected_; }
-  void Send(const std::string& text) {
-    for (size_t sent = 0; sent < text.size();) {
-      const ssize_t count = send(socket_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
-      if (count <= 0) return;  // The server has hung up, as it may.
-      sent += static_cast<size_t>(count);
-    }
-  }
-  void EndSending() { shutdown(socket_, SHUT_WR); }
-  /// All that comes until the server closes; "(timeout)" at the end if it does not.
-  std::string Receive() {
-    std::string all;
-    char buffer[4096];
-    for (;;) {
-      const ssize_t count = recv(socket_, buffer, sizeof(buffer), 0);
-      if (count == 0) return all;
-      if (count < 0) return errno == EAGAIN ? all + "(timeout)" : all;
-      all.append(buffer, static_cast<size_t>(count));
-    }
-  }
-
- private:
-  int socket_;
-  bool connected_ = false;
-};
-
-struct Response {
-  int status = 0;
-  std::string head;
-  std::string body;
-};
-
-Response Parse(const std::string& text) {
-  Response response;
-  const size_t end = text.find("\r\n\r\n");
-  response.head = text.substr(0, end);
-  if (end != std::string::npos) response.body = text.substr(end + 4);
-  if (text.starts_with("HTTP/1.1 ")) response.status = std::stoi(text.substr(9, 3));
-  return response;
-}
-
 class HttpServerTest : public ::testing::Test {
  protected:
-  void Start(HttpServerOptions options = {}) {
+  void Start(HttpServerOptions options = {}, std::vector<HttpRoute> more = {}) {
     options.listen = "127.0.0.1:0";
-    std::vector<HttpRoute> routes = {
+    std::vector<HttpRoute> routes = std::move(more);
+    const std::vector<HttpRoute> common = {
         {"GET", "/plain",
          [](const HttpRequest& request) {
            return HttpResponse{200, "text/plain", request.path + "?" + request.query};
@@ -112,19 +64,14 @@ class HttpServerTest : public ::testing::Test {
         {"GET", "/throws",
          [](const HttpRequest&) -> HttpResponse { throw std::runtime_error("broken \"inside\""); }},
     };
+    routes.insert(routes.end(), common.begin(), common.end());
     auto server = HttpServer::Start(options, std::move(routes));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
 
-  Response Ask(const std::string& request) {
-    RawClient client(server_->port());
-    client.Send(request);
-    return Parse(client.Receive());
-  }
-  Response Get(const std::string& path) {
-    return Ask("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
-  }
+  Response Ask(const std::string& request) { return AskHttp(server_->port(), request); }
+  Response Get(const std::string& path) { return Ask(GetText(path)); }
 
   std::unique_ptr<HttpServer> server_;
 };
@@ -212,7 +159,7 @@ TEST_F(HttpServerTest, ABodyThatEndsEarlyIsAnError) {
   RawClient client(server_->port());
   client.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123");
   client.EndSending();
-  const Response response = Parse(client.Receive());
+  const Response response = ParseAnswer(client.Receive());
   EXPECT_GE(response.status, 400);
   EXPECT_LT(response.status, 500);
 }
@@ -230,7 +177,7 @@ TEST_F(HttpServerTest, NonsenseIsRefusedAndLeavesTheServerUp) {
     RawClient client(server_->port());
     client.Send(request);
     client.EndSending();
-    const Response response = Parse(client.Receive());
+    const Response response = ParseAnswer(client.Receive());
     EXPECT_TRUE(response.status == 0 || response.status >= 400) << request.substr(0, 40);
   }
   EXPECT_EQ(Get("/plain").status, 200);
@@ -266,6 +213,197 @@ TEST_F(HttpServerTest, ABodyThatNobodyWantsIsNotWaitedFor) {
   Start(options);
   EXPECT_EQ(Ask("GET /plain HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\nabc").status,
             200);
+}
+
+TEST_F(HttpServerTest, HeadersComeInLowerCaseAndGoAsTheyAre) {
+  Start({}, {{"GET", "/headers", [](const HttpRequest& request) {
+                HttpResponse response{200, "text/plain", std::string(request.Header("x-a"))};
+                response.body += "|" + std::string(request.Header("x-none"));
+                response.headers.emplace_back("X-B", "b");
+                return response;
+              }}});
+  const Response response = Ask(GetText("/headers", "X-A: one\r\nx-a: two\r\n"));
+  EXPECT_EQ(response.body, "one, two|");
+  EXPECT_EQ(response.Header("X-B"), "b");
+}
+
+TEST_F(HttpServerTest, ALongBodyArrivesWholeAndSoonEvenInPieces) {
+  Start();
+  std::string body;
+  while (body.size() < 3'000'000) body += std::to_string(body.size()) + ",";
+  EXPECT_EQ(Ask(PostText("/echo", body)).body, body);
+  const std::string request = PostText("/echo", body);
+  RawClient client(server_->port());
+  for (size_t at = 0; at < request.size(); at += 333'333) client.Send(request.substr(at, 333'333));
+  EXPECT_EQ(ParseAnswer(client.Receive()).body, body);
+}
+
+TEST_F(HttpServerTest, AClientThatAsksFirstIsToldToGoOn) {
+  Start();
+  RawClient client(server_->port());
+  client.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_EQ(client.ReceiveUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  client.Send("abc");
+  EXPECT_EQ(ParseAnswer(client.Receive()).body, "abc");
+}
+
+/// A stream of "one", and of "two" once `go` is notified.
+HttpRoute Stream(absl::Notification* go) {
+  return {"GET", "/stream", [go](const HttpRequest&) {
+            HttpResponse response{200, "text/plain", ""};
+            response.stream = [go](HttpWriter& writer) {
+              EXPECT_TRUE(writer.Write("one"));
+              go->WaitForNotification();
+              EXPECT_TRUE(writer.Write(""));
+              EXPECT_TRUE(writer.Write("two"));
+            };
+            return response;
+          }};
+}
+
+TEST_F(HttpServerTest, AStreamIsSentAsItComes) {
+  absl::Notification go;
+  Start({}, {Stream(&go)});
+  RawClient client(server_->port());
+  client.Send(GetText("/stream"));
+  const std::string begun = client.ReceiveUntil("one");
+  EXPECT_THAT(begun, HasSubstr("one"));
+  go.Notify();
+  const Response response = ParseAnswer(begun + client.Receive());
+  EXPECT_EQ(response.Header("Transfer-Encoding"), "chunked");
+  EXPECT_EQ(response.Header("Content-Length"), "");
+  EXPECT_EQ(response.body, "onetwo");
+}
+
+TEST_F(HttpServerTest, AnOldClientGetsAStreamUpToTheHangUp) {
+  absl::Notification go;
+  go.Notify();
+  Start({}, {Stream(&go)});
+  const Response response = Ask("GET /stream HTTP/1.0\r\n\r\n");
+  EXPECT_EQ(response.Header("Transfer-Encoding"), "");
+  EXPECT_EQ(response.body, "onetwo");
+}
+
+TEST_F(HttpServerTest, AStreamThatThrowsIsSeenToBeBroken) {
+  Start({}, {{"GET", "/throws-late", [](const HttpRequest&) {
+                HttpResponse response{200, "text/plain", ""};
+                response.stream = [](HttpWriter& writer) {
+                  writer.Write("half");
+                  throw std::runtime_error("broken");
+                };
+                return response;
+              }}});
+  EXPECT_EQ(Get("/throws-late").body, "half(broken)");
+}
+
+TEST_F(HttpServerTest, AHandlerSeesThatItsClientHasGone) {
+  absl::Notification began, saw;
+  Start({}, {{"GET", "/wait", [&](const HttpRequest& request) {
+                EXPECT_FALSE(request.gone());
+                began.Notify();
+                while (!request.gone()) std::this_thread::yield();
+                saw.Notify();
+                return HttpResponse{};
+              }}});
+  {
+    RawClient client(server_->port());
+    client.Send(GetText("/wait"));
+    began.WaitForNotification();
+  }
+  saw.WaitForNotification();
+}
+
+TEST_F(HttpServerTest, AStreamSeesThatItsClientHasGone) {
+  absl::Notification saw;
+  Start({}, {{"GET", "/endless", [&](const HttpRequest&) {
+                HttpResponse response{200, "text/plain", ""};
+                response.stream = [&](HttpWriter& writer) {
+                  while (writer.Write("more")) {
+                  }
+                  EXPECT_FALSE(writer.Write("more"));
+                  saw.Notify();
+                };
+                return response;
+              }}});
+  {
+    RawClient client(server_->port());
+    client.Send(GetText("/endless"));
+    EXPECT_THAT(client.ReceiveUntil("more"), HasSubstr("more"));
+  }
+  saw.WaitForNotification();
+}
+
+TEST_F(HttpServerTest, AStreamWhoseClientTakesNothingEnds) {
+  absl::Notification saw;
+  HttpServerOptions options;
+  options.timeout = absl::Milliseconds(50);
+  const std::string piece(size_t{1} << 20, 'p');
+  Start(options, {{"GET", "/much", [&](const HttpRequest&) {
+                     HttpResponse response{200, "text/plain", ""};
+                     response.stream = [&](HttpWriter& writer) {
+                       while (writer.Write(piece)) {
+                       }
+                       saw.Notify();
+                     };
+                     return response;
+                   }}});
+  RawClient client(server_->port());
+  client.Send(GetText("/much"));
+  saw.WaitForNotification();
+}
+
+class HttpCallsTest : public HttpServerTest {
+ protected:
+  /// Two calls at a time, which wait for `go_`; threads for one more request.
+  void StartCalls() {
+    HttpServerOptions options;
+    options.threads = 1;
+    options.max_calls = 2;
+    Start(options, {{"GET", "/call",
+                     [this](const HttpRequest& request) {
+                       ++running_;
+                       while (!go_.HasBeenNotified() && !request.gone()) std::this_thread::yield();
+                       return HttpResponse{200, "text/plain", "done"};
+                     },
+                     /*work=*/true}});
+  }
+  std::unique_ptr<RawClient> Call() {
+    auto client = std::make_unique<RawClient>(server_->port());
+    client->Send(GetText("/call"));
+    return client;
+  }
+  void AwaitRunning(int count) {
+    while (running_ != count) std::this_thread::yield();
+  }
+
+  absl::Notification go_;
+  std::atomic<int> running_ = 0;
+};
+
+TEST_F(HttpCallsTest, CallsBeyondTheMostAreRefusedAtOnceAndOthersServed) {
+  StartCalls();
+  const auto one = Call();
+  const auto two = Call();
+  AwaitRunning(2);
+  const Response refused = Get("/call");
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.Header("Retry-After"), "1");
+  EXPECT_THAT(std::string(nlohmann::json::parse(refused.body)["error"]), HasSubstr("2 calls"));
+  EXPECT_EQ(Get("/plain").status, 200);
+  EXPECT_FALSE(server_->WaitIdle(Clock::Real()->Now()));
+  go_.Notify();
+  EXPECT_EQ(ParseAnswer(one->Receive()).body, "done");
+  EXPECT_EQ(ParseAnswer(two->Receive()).body, "done");
+  EXPECT_TRUE(server_->WaitIdle(absl::InfiniteFuture()));
+  EXPECT_EQ(Get("/call").status, 200);
+}
+
+TEST_F(HttpCallsTest, AServerThatStopsTellsItsCallsThatNobodyWaits) {
+  StartCalls();
+  const auto one = Call();
+  AwaitRunning(1);
+  server_.reset();  // Waits for the call, which only ends because it is told.
 }
 
 TEST_F(HttpServerTest, ATakenAddressIsNamedWithTheReason) {
@@ -315,9 +453,7 @@ TEST(StatusRoutesTest, TellWhatTheServerDoes) {
       HttpServer::Start(options, StatusRoutes([&] { return phase; }, &metrics, &repository));
   ASSERT_TRUE(server.ok()) << server.status();
   const auto get = [&](const std::string& path) {
-    RawClient client((*server)->port());
-    client.Send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
-    return Parse(client.Receive());
+    return AskHttp((*server)->port(), GetText(path));
   };
 
   EXPECT_EQ(get("/healthz").status, 200);
