@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -24,17 +25,23 @@
 namespace thresher {
 namespace {
 
-// What gRPC may hold for all connections together before it slows their reading.
-constexpr size_t kMemoryQuotaBytes = size_t{1} << 30;
+/// What gRPC may hold for all connections together before it breaks off calls. A message is refused
+/// for its size only when it is whole: until then nothing else bounds one that claims to be huge.
+size_t MemoryQuota(const GrpcServerOptions& options) {
+  constexpr size_t kLeast = size_t{256} << 20;
+  constexpr size_t kMessages = 16;
+  return std::max(kLeast, kMessages * static_cast<size_t>(options.max_message_bytes));
+}
 
 /// Settings of the transport.
 void Configure(const GrpcServerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   builder->SetMaxSendMessageSize(-1);  // Answers are bounded by what was asked.
-  builder->SetResourceQuota(grpc::ResourceQuota("thresher").Resize(kMemoryQuotaBytes));
+  builder->SetResourceQuota(grpc::ResourceQuota("thresher").Resize(MemoryQuota(options)));
   if (options.max_streams > 0) {
     builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
   }
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 << 10);
   // A connection that has not said what it is by then is closed.
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 20'000);
   // Clients may ping often enough to keep an idle connection through a NAT; dead ones are found in

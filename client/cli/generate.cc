@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/sparsity/policy_text.h"
@@ -46,6 +47,7 @@ struct Flags {
   int32_t priority = 0;
   std::string sparsity;
   bool explain = false;
+  int resume = 0;
   bool quiet = false;
 };
 
@@ -243,6 +245,60 @@ class Show {
   std::string text_;  // The whole, where it is told at the end.
 };
 
+/// A text that may break off half way, and then goes on from its tokens.
+class Continuation {
+ public:
+  /// Makes the request one whose answer tells the prompt's tokens too.
+  Continuation(bool echo, v1::GenerateRequest* request) : echo_(echo) {
+    constexpr int32_t kServersDefault = 256;
+    if (!request->has_max_tokens()) request->set_max_tokens(kServersDefault);
+    limit_ = request->max_tokens();
+    request->set_echo(true);
+  }
+
+  /// Notes the tokens, and leaves those that are to be shown.
+  void Take(v1::GenerateResponse* message) {
+    for (const v1::GeneratedToken& token : message->tokens()) {
+      ids_.push_back(token.id());
+      if (!token.prompt()) ++generated_;
+      // A token whose text is held back, since more may belong to it, is made once more.
+      if (token.prompt() || !token.text().empty()) kept_ = {ids_.size(), generated_};
+    }
+    if (echo_) return;
+    auto& tokens = *message->mutable_tokens();
+    const auto prompt = std::remove_if(tokens.begin(), tokens.end(),
+                                       [](const v1::GeneratedToken& t) { return t.prompt(); });
+    tokens.erase(prompt, tokens.end());
+  }
+
+  /// Makes the request one for what is missing. False if that is nothing.
+  bool GoOn(v1::GenerateRequest* request) {
+    ids_.resize(kept_.first);
+    generated_ = kept_.second;
+    if (ids_.empty()) return true;  // It never began.
+    request->mutable_prompt()->Clear();
+    request->mutable_prompt()->mutable_token_ids()->Add(ids_.begin(), ids_.end());
+    request->set_echo(false);
+    request->set_max_tokens(limit_ - generated_);
+    return request->max_tokens() > 0;
+  }
+
+  int32_t generated() const { return generated_; }
+
+ private:
+  const bool echo_;
+  int32_t limit_ = 0;
+  std::vector<int32_t> ids_;  // Of the prompt and of the text.
+  int32_t generated_ = 0;
+  std::pair<size_t, int32_t> kept_ = {0, 0};  // How many of both a continuation begins with.
+};
+
+/// As a server's death shows in a stream, with and without a proxy between.
+bool BrokeOff(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsInternal(status) || absl::IsCancelled(status) ||
+         absl::IsUnknown(status);
+}
+
 int Run(const Flags& flags, std::stop_token stop) {
   auto prompt = PromptOf(flags);
   if (!prompt.ok()) return Fail(prompt.status(), stop);
@@ -260,19 +316,34 @@ int Run(const Flags& flags, std::stop_token stop) {
   *request.mutable_model() = *std::move(model);
   request.mutable_prompt()->set_text(*std::move(prompt));
   Show show(flags);
+  std::optional<Continuation> continuation;
+  if (flags.resume > 0) continuation.emplace(flags.echo, &request);
   bool gone = false;
-  absl::Status status = (*client)->Generate(request,
-                                            [&](const v1::GenerateResponse& message) {
-                                              gone = !show.Take(message);
-                                              return !gone;
-                                            },
-                                            {.deadline = flags.server.deadline, .stop = stop});
+  bool begun = false;
+  const auto take = [&](const v1::GenerateResponse& message) {
+    begun = begun || message.tokens_size() > 0;
+    v1::GenerateResponse shown = message;
+    if (continuation) continuation->Take(&shown);
+    gone = !show.Take(shown);
+    return !gone;
+  };
+  absl::Status status;
+  for (int left = flags.resume;; --left) {
+    status = (*client)->Generate(request, take, {.deadline = flags.server.deadline, .stop = stop});
+    if (left == 0 || gone || stop.stop_requested() || !BrokeOff(status)) break;
+    if (!continuation->GoOn(&request)) break;
+    fmt::print(stderr, "thresher: {}; going on after {} tokens\n", Describe(status),
+               continuation->generated());
+  }
   if (status.ok() && !show.ended()) status = Internal("the server's answer has no end");
   if (!status.ok() && !gone) show.Failed(status);
   if (const absl::Status output = OutputStatus(); !output.ok()) return Fail(output, {});
   if (stop.stop_requested()) return Fail(status, stop);
   if (status.ok() || gone) return kAllAnswered;
-  fmt::print(stderr, "thresher: {}\n", Describe(status));
+  fmt::print(stderr, "thresher: {}{}\n", Describe(status),
+             begun && BrokeOff(status) && flags.resume == 0
+                 ? "; the text broke off (--resume N goes on from its tokens)"
+                 : "");
   return kSomeFailed;
 }
 
@@ -325,6 +396,12 @@ Command DefineGenerate(CLI::App& root) {
   app->add_option("--sparsity", flags->sparsity,
                   "What of the cache may be left out, NAME[:key=value,...] (default: nothing)")
       ->option_text("POLICY")
+      ->group("Calls");
+  app->add_option("--resume", flags->resume,
+                  "When the text breaks off, since a server went away, go on from its tokens, N "
+                  "times at most (default 0)")
+      ->check(CLI::Range(0, 100))
+      ->option_text("N")
       ->group("Calls");
   app->add_flag("--explain", flags->explain, "Show what each layer read and did")->group("Calls");
   app->add_flag("--quiet", flags->quiet, "No summary on standard error");

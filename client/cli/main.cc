@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <clocale>
+#include <cstdlib>
 #include <stop_token>
 #include <thread>
 
@@ -10,6 +11,8 @@
 
 int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "");
+  // What gRPC has to say comes as the status of a call.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   // A reader that goes away shows as a failed write, not as a signal.
   signal(SIGPIPE, SIG_IGN);
   // Blocked before the first thread starts, so that only the thread below receives them.

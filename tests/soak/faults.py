@@ -38,7 +38,7 @@ ARGS = parser.parse_args()
 MODELS = {"sst2-mini": os.path.join(ARGS.source, "models/sst2-mini"),
           "text": os.path.join(ARGS.source, "tests/golden/decoder-gpt2")}
 # What the faults may leave behind, beyond what the first round took: allocators keep some.
-SPARE_MEMORY = 48 << 20
+SPARE_MEMORY = (48 << 20) + ARGS.connections * (16 << 10)
 SPARE_THREADS = 24
 random.seed(1)
 
@@ -149,9 +149,16 @@ def garbage_instead_of_http2(server):
 
 
 def headers_that_are_too_large(server):
-    block = header_block(CLASSIFY, [(f"x-{i}", "y" * 1000) for i in range(16)])
-    with opened(server, frame(HEADERS, END_HEADERS, 1, block[:16384]), frame(DATA, END_STREAM, 1, classify())) as big:
-        assert big.answer(1) is None, "16 KiB of headers"
+    block = header_block(CLASSIFY, [(f"x-{i}", "y" * 1000) for i in range(64)])
+    parts = [block[at:at + 16000] for at in range(0, len(block), 16000)]
+    with opened(server) as big:
+        while big.read_frame()[0] != SETTINGS:
+            pass
+        # The limit holds from here on.
+        big.send(frame(SETTINGS, ACK, 0), frame(HEADERS, 0, 1, parts[0]),
+                 *(frame(CONTINUATION, 0, 1, part) for part in parts[1:-1]),
+                 frame(CONTINUATION, END_HEADERS, 1, parts[-1]), frame(DATA, END_STREAM, 1, classify()))
+        assert big.answer(1) is None, "64 KiB of headers"
     # Without an end.
     with opened(server, frame(HEADERS, 0, 1, block[:8000])) as endless:
         try:
@@ -162,8 +169,12 @@ def headers_that_are_too_large(server):
 
 
 def messages_that_claim_to_be_huge(server):
-    with opened(server, call(CLASSIFY), frame(DATA, 0, 1, b"\0\xff\xff\xff\xff" + b"x" * 1000)) as connection:
-        assert connection.answer(1) is None, "4 GiB"
+    """gRPC refuses a message when it is whole; until then its memory quota holds."""
+    connections = [opened(server, call(CLASSIFY), frame(DATA, 0, 1, b"\0\xff\xff\xff\xff" + b"x" * 1000))
+                   for _ in range(20)]
+    answers_a_call(server)
+    for connection in connections:
+        connection.reset()
 
 
 def texts_that_nobody_reads(server):
