@@ -154,6 +154,8 @@ TEST_F(SimulationTest, SaysWhatIsWrongAndExitsWithTwo) {
       {{"--shape", "bert-base"}, "either --preset or --compare"},
       {{"--preset", "spatten", "--shape", "heads=12"}, "head_dim"},
       {{"--preset", "spatten", "--shape", "bert-base", "--sparsity", "sparten:keep=1"}, "sparten"},
+      {{"--preset", "spatten", "--shape", "bert-base", "--sparsity", "fact:topk=0.5"},
+       "no hardware for the policy 'fact'; it has for: dense, spatten"},
       {{"--preset", "spatten", "--shape", "bert-base", "--tokens", "0"}, "--tokens"},
       {{"--preset", "spatten", "--trace", Write("bad.csv", "iteration_id,layer_id\n0,0\n")},
        "bad.csv"},

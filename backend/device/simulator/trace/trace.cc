@@ -235,7 +235,9 @@ class StreamReader : public TraceReader {
     sequence->decode = queries == 1;
     sequence->rows = static_cast<int32_t>(queries);
     sequence->dense_rows = sequence->decode ? 1 : sequence->dense_keys;
-    sequence->keys = sequence->decode ? sequence->dense_keys : static_cast<int32_t>(keys);
+    // An encoder's rows see each other, though nobody may have read some of their keys.
+    sequence->keys =
+        sequence->decode ? sequence->dense_keys : static_cast<int32_t>(std::max(keys, queries));
     if (top_k.has_value()) {
       sequence->top_k = *top_k;
       sequence->top_k_from = *top_k <= keys ? static_cast<int32_t>(keys) : sequence->dense_keys;

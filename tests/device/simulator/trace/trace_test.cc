@@ -236,6 +236,19 @@ TEST_F(TraceTest, WhatWasReadIsWrittenAgainAlike) {
   EXPECT_EQ(Written(Records(text)), text);
 }
 
+TEST_F(TraceTest, RowsAreInSightThoughNoQueryReadsTheirKeys) {
+  LayerRecord record = Encoder();
+  for (SequenceRecord& sequence : record.sequences) {
+    for (HeadRecord& head : sequence.heads) head.keys = 4, head.scores = head.values = 16;
+    sequence.top_k = sequence.top_k_from = 0;
+  }
+  const auto records = Records(Written({record}));
+  ASSERT_EQ(records.size(), 2);
+  EXPECT_EQ(records[0].sequences[0].heads[0].keys, 4);
+  EXPECT_EQ(records[0].sequences[0].rows, 7);
+  EXPECT_EQ(records[0].sequences[0].keys, 7);
+}
+
 TEST_F(TraceTest, OneHotQueriesLeaveNoLine) {
   LayerRecord record = Encoder();
   // Two of seven queries copy a V row; the other five read 25 keys and as many values.
