@@ -82,6 +82,7 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_streams(4096);
   config.set_access_log(false);
   config.set_max_http_calls(64);
+  config.set_shadow_every(0);
   return config;
 }
 
@@ -113,6 +114,7 @@ absl::Status ValidateConfig(const v1::ServerConfig& config, const Origins& origi
   check.Range("max_batch_sequences", config.max_batch_sequences(), 1, kAny);
   check.Range("max_queue", config.max_queue(), 1, kAny);
   check.Range("metrics_attention_every", config.metrics_attention_every(), 0, kAny);
+  check.Range("shadow_every", config.shadow_every(), 0, kAny);
   check.Range("max_message_bytes", config.max_message_bytes(), 1024, kAny);
   check.Range("prefill_chunk", config.prefill_chunk(), 1, kAny);
   if (config.has_kv_cache_bytes() && config.kv_cache_bytes() < 1) {

@@ -62,6 +62,10 @@ constexpr std::array kSettings = {
         "elastic", "Limits", "true|false",
         "Serve requests that allow a quality loss densely while nothing waits, and prune more as "
         "the queue fills"},
+    Setting{
+        "shadow_every", "Limits", "N",
+        "Run one in N pruned sequences again densely when there is time, and compare; a quality "
+        "profile that drifts is switched off; 0: none"},
     Setting{"max_inputs", "Limits", "N", "Inputs in one call [256, or max-queue if that is less]"},
     Setting{"max_message_bytes", "Limits", "N", "Size of one gRPC message or HTTP body"},
     Setting{"max_connections", "Limits", "N",

@@ -61,7 +61,9 @@ class GrpcServer::Impl {
       : options_(options),
         metrics_(metrics),
         inference_(
-            {.max_inputs = options.max_inputs, .elastic = options.elastic},
+            {.max_inputs = options.max_inputs,
+             .elastic = options.elastic,
+             .shadow_every = options.shadow_every},
             [repository](std::string_view name, std::string_view version) {
               return repository->Find(name, version);
             },

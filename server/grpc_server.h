@@ -32,6 +32,7 @@ struct GrpcServerOptions {
   const TlsFiles* tls = nullptr;          // Null: plain text.
   Authorizer* authorizer = nullptr;       // Null: everybody may call.
   bool access_log = false;                // AccessLog's `info`.
+  int32_t shadow_every = 0;               // Inference::Options::shadow_every.
 };
 
 class GrpcServer {

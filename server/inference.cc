@@ -239,7 +239,11 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
           LossMetric(measure), command);
     }
     const double level = inference_->ElasticLevel();
-    policy_ = model.quality->Choose(max_loss * level);
+    const bool active = !model.profile_watch->failed();
+    if (const auto* entry = active ? model.quality->Choose(max_loss * level) : nullptr) {
+      policy_ = entry->policy;
+      profile_entry_ = static_cast<size_t>(entry - model.quality->entries().data());
+    }
     if (inference_->options_.elastic) inference_->metrics_->OnElastic(model.name, level);
     return absl::OkStatus();
   }
@@ -311,6 +315,10 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
       if (computes() && result.status.ok()) {
         Account(*inference_->metrics_, request_.model->name, policy, request_.explain,
                 &result.output.report);
+        if (policy_ != nullptr && !policy_->is_dense() && inference_->shadow_.Next()) {
+          inference_->shadow_.Check(request_.model, ToSequence(request_, result.encoding),
+                                    result.output, profile_entry_);
+        }
       }
       shares.push_back({result.batch_sequences, result.times.compute});
       if (result.times.parts() > times.parts()) times = result.times;
@@ -354,6 +362,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
   const InferenceRequest request_;
   const InferenceDone done_;
   std::shared_ptr<const Policy> policy_;  // Null: dense.
+  std::optional<size_t> profile_entry_;   // That chose the policy.
   InferenceAnswer answer_;
   std::atomic<int> waiting_ = 0;
   HeldInput input_;
@@ -365,6 +374,7 @@ Inference::Inference(const Options& options, ModelFinder find, Scheduler* schedu
       find_(std::move(find)),
       scheduler_(scheduler),
       metrics_(metrics),
+      shadow_(options.shadow_every, scheduler, metrics),
       answer_threads_(options.answer_threads) {}
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> Inference::Admit(Method method,

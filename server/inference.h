@@ -32,6 +32,7 @@
 #include "server/inference_statistics.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
+#include "server/shadow_check.h"
 #include "server/worker_threads.h"
 
 namespace thresher {
@@ -106,6 +107,8 @@ class Inference {
     /// fills with more and more of what it allows: all of it once the queue is half full. Else
     /// always with all of it.
     bool elastic = false;
+    /// One in so many pruned sequences is run again densely, to compare (shadow_check.h); 0: none.
+    int32_t shadow_every = 0;
     /// Threads that turn results into answers while the compute executor goes on.
     int answer_threads = 2;
   };
@@ -150,6 +153,7 @@ class Inference {
   Scheduler* const scheduler_;
   Metrics* const metrics_;
   InferenceStatistics statistics_;
+  ShadowCheck shadow_;
   std::atomic<bool> draining_ = false;
   // Shared with the calls, which may outlive this object by a moment.
   const std::shared_ptr<std::atomic<int64_t>> pending_bytes_ =

@@ -277,6 +277,7 @@ int Serve(const v1::ServerConfig& config) {
   grpc_options.tls = tls->get();
   // Without tokens there is nothing to ask: whoever must have a certificate could not connect.
   if (!config.auth_tokens().empty()) grpc_options.authorizer = authorizer->get();
+  grpc_options.shadow_every = config.shadow_every();
   const auto grpc = GrpcServer::Start(grpc_options, &repository, &scheduler, &metrics);
   if (!grpc.ok()) return Fail(Annotate(grpc.status(), "gRPC"));
   metrics.security().Watch([server = grpc->get(), tls = tls->get()] {

@@ -334,10 +334,20 @@ class Metrics::Impl {
                          "Texts that wait for their turn or for memory.",
                          MetricType::Gauge,
                          {}};
+    MetricFamily profile{"thresher_quality_profile_active",
+                         "1 while max_quality_loss is served by the version's profile, 0 once its "
+                         "answers were found "
+                         "to drift further from dense than it measured.",
+                         MetricType::Gauge,
+                         {}};
     for (const auto& served : repository.Ready()) {
       const ModelInfo& info = served->model->info;
       bytes.metric.push_back(Sample({{"model", served->name}, {"version", served->version}},
                                     static_cast<double>(info.packed_bytes)));
+      if (served->profile_watch != nullptr) {
+        profile.metric.push_back(Sample({{"model", served->name}, {"version", served->version}},
+                                        served->profile_watch->failed() ? 0 : 1));
+      }
       if (served->generator != nullptr) {
         const Generator::Snapshot texts = served->generator->snapshot();
         const auto add = [&](int32_t count, MetricFamily* family) {
@@ -356,7 +366,7 @@ class Metrics::Impl {
         if (Answers(info.task, method)) UseRequest(served->name, method, /*outcome=*/0);
       }
     }
-    for (MetricFamily* family : {&ready, &bytes, &running, &waiting}) {
+    for (MetricFamily* family : {&ready, &bytes, &running, &waiting, &profile}) {
       if (!family->metric.empty()) families->push_back(std::move(*family));
     }
   }
@@ -420,6 +430,9 @@ void Metrics::OnReport(std::string_view model, std::string_view policy,
 }
 void Metrics::OnElastic(std::string_view model, double level) {
   impl_->pruning().OnElastic(model, level);
+}
+void Metrics::OnShadow(std::string_view model, ShadowOutcome outcome, double drift) {
+  impl_->pruning().OnShadow(model, outcome, drift);
 }
 void Metrics::OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t /*cost*/,
                       absl::Duration compute) {

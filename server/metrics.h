@@ -42,6 +42,9 @@ struct RequestTimes {
   absl::Duration parts() const { return queue + tokenize + compute; }
 };
 
+/// What became of a pruned answer that was to be checked against dense.
+enum class ShadowOutcome { kAgreed, kDisagreed, kSkipped, kFailed };
+
 struct MetricsOptions {
   /// The attention is measured in a model's first sequence and in each so many after it; 0: never
   /// for the sake of metrics.
@@ -66,6 +69,8 @@ class Metrics final : public SchedulerObserver {
   void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
   /// A call that allows a quality loss was given this share of it (0 to 1), with --elastic.
   void OnElastic(std::string_view model, double level);
+  /// A shadow check ended; the drift counts where two answers were compared.
+  void OnShadow(std::string_view model, ShadowOutcome outcome, double drift);
   void OnBatch(const Engine& engine, int32_t sequences, int64_t tokens, int64_t cost,
                absl::Duration compute) override;
   /// The series of a decoder's texts (generation_metrics.h).

@@ -425,6 +425,9 @@ class ModelRepository::Impl {
     served->engine = std::shared_ptr<Engine>(model, model->engine.get());
     served->quality =
         QualityProfile::Load(directory, *served->engine, served->model->info.precision);
+    if (served->quality.ok()) {
+      served->profile_watch = std::make_unique<ProfileWatch>(*served->quality);
+    }
     const absl::Status& quality = served->quality.status();
     if (!quality.ok() && !absl::IsNotFound(quality)) {
       spdlog::warn("model '{}' version {}: max_quality_loss can't be served: {}", config.name(),

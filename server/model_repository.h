@@ -23,6 +23,7 @@
 #include "backend/engine/kv_cache.h"
 #include "backend/engine/loaded_model.h"
 #include "backend/evaluation/profile.h"
+#include "backend/evaluation/profile_watch.h"
 #include "backend/scheduler/generation.h"
 #include "thresher/v1/config.pb.h"
 
@@ -43,6 +44,8 @@ struct ServedModel {
   /// What `max_quality_loss` is served by; else why nothing can be. A profile that is missing,
   /// broken or another model's leaves the model serving.
   absl::StatusOr<QualityProfile> quality = absl::NotFoundError("it was not looked for");
+  /// Set where there is one.
+  std::unique_ptr<ProfileWatch> profile_watch;
 };
 
 enum class ModelState { kLoading, kReady, kUnloading, kUnavailable };

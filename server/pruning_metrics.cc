@@ -16,6 +16,11 @@ const std::vector<double> kShares = {0.02, 0.05, 0.1,  0.15, 0.2,  0.25, 0.3,
 /// Nats: a uniform row over T keys has ln T, which is 6.2 for 512 keys and 9.0 for 8192.
 const std::vector<double> kNats = {0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25,
                                    2.5, 2.75, 3.0, 3.5,  4.0, 4.5,  5.0, 6.0,  7.0, 9.0};
+/// Nats of a small divergence, or 1 - cosine.
+const std::vector<double> kDrifts = {0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.05,
+                                     0.1,    0.2,    0.5,   1.0,   2.0,  5.0};
+/// In the order of ShadowOutcome.
+constexpr std::array kShadowOutcomes = {"agreed", "disagreed", "skipped", "failed"};
 
 double Skipped(const PruningReport::Amount& amount) {
   return static_cast<double>(std::max<int64_t>(amount.dense() - amount.done(), 0));
@@ -60,7 +65,13 @@ PruningMetrics::PruningMetrics(const MetricsOptions& options, prometheus::Regist
                              "0.3 in the mean, of each measured sequence.")),
       elastic_(Histograms("thresher_elastic_level",
                           "Share of its allowed quality loss that each call was given, under "
-                          "--elastic: 0 is dense.")) {
+                          "--elastic: 0 is dense.")),
+      shadow_(Counters("thresher_shadow_checks_total",
+                       "Pruned answers that were to be checked against dense ones, by what came of "
+                       "it: agreed, disagreed, skipped (the queue was too full), failed.")),
+      drift_(Histograms("thresher_shadow_drift",
+                        "Drift from dense of each checked answer: KL divergence in nats, of "
+                        "embeddings 1 - cosine.")) {
   if (!options.per_layer) return;
   layer_done_ = &Counters("thresher_layer_operations_done_total",
                           "Operations done, by kind of work and layer.");
@@ -115,6 +126,24 @@ void PruningMetrics::OnReport(std::string_view model, std::string_view policy,
   if (!report.has_sink_share()) return;
   measured.sink_share->Observe(report.sink_share());
   measured.sink_heads->Observe(report.sink_heads());
+}
+
+void PruningMetrics::OnShadow(std::string_view model, ShadowOutcome outcome, double drift) {
+  MutexLock lock(&mutex_);
+  ModelSeries& series = UseModel(model);
+  if (series.drift == nullptr) {
+    const Labels labels = {{"model", std::string(model)}};
+    series.drift = &drift_.Add(labels, kDrifts);
+    for (size_t i = 0; i < kShadowOutcomes.size(); ++i) {
+      Labels with_outcome = labels;
+      with_outcome["outcome"] = kShadowOutcomes[i];
+      series.shadow[i] = &shadow_.Add(with_outcome);
+    }
+  }
+  series.shadow[static_cast<size_t>(outcome)]->Increment();
+  if (outcome == ShadowOutcome::kAgreed || outcome == ShadowOutcome::kDisagreed) {
+    series.drift->Observe(drift);
+  }
 }
 
 void PruningMetrics::OnElastic(std::string_view model, double level) {

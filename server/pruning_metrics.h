@@ -35,6 +35,8 @@ class PruningMetrics {
   void OnReport(std::string_view model, std::string_view policy, const v1::PruningReport& report);
   /// The share of its allowed quality loss that a call was given.
   void OnElastic(std::string_view model, double level);
+  /// A shadow check ended (metrics.h).
+  void OnShadow(std::string_view model, ShadowOutcome outcome, double drift);
   /// Makes the model's dense series, at zero.
   void Begin(std::string_view model);
 
@@ -62,8 +64,10 @@ class PruningMetrics {
     prometheus::Histogram* entropy = nullptr;
     prometheus::Histogram* sink_share = nullptr;
     prometheus::Histogram* sink_heads = nullptr;
-    prometheus::Histogram* elastic = nullptr;  // Made with its first call.
-    int64_t sequences = 0;                     // That NextDetail was asked for.
+    prometheus::Histogram* elastic = nullptr;         // Made with its first call.
+    std::array<prometheus::Counter*, 4> shadow = {};  // By ShadowOutcome; made with the first
+    prometheus::Histogram* drift = nullptr;           // check, as is this.
+    int64_t sequences = 0;                            // That NextDetail was asked for.
   };
 
   prometheus::Family<prometheus::Counter>& Counters(const char* name, const char* help);
@@ -87,6 +91,8 @@ class PruningMetrics {
   prometheus::Family<prometheus::Histogram>& sink_share_;
   prometheus::Family<prometheus::Histogram>& sink_heads_;
   prometheus::Family<prometheus::Histogram>& elastic_;
+  prometheus::Family<prometheus::Counter>& shadow_;
+  prometheus::Family<prometheus::Histogram>& drift_;
   prometheus::Family<prometheus::Counter>* layer_done_ = nullptr;  // With per_layer.
   prometheus::Family<prometheus::Counter>* layer_skipped_ = nullptr;
 

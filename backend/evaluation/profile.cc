@@ -130,18 +130,24 @@ absl::StatusOr<QualityProfile> QualityProfile::Load(const std::string& directory
     if (!policy.ok()) {
       return Annotate(policy.status(), fmt::format("{}: entry {}", path, i + 1));
     }
-    result.entries_.push_back({entry.max_loss(), entry.speedup(), *std::move(policy)});
+    Entry made{entry.max_loss(), entry.speedup(), *std::move(policy), std::nullopt};
+    if (result.measure_ == Measure::kAccuracy) {
+      if (entry.has_kl_upper()) made.drift_upper = entry.kl_upper();
+    } else if (entry.has_cosine_drift_upper()) {
+      made.drift_upper = entry.cosine_drift_upper();
+    }
+    result.entries_.push_back(std::move(made));
   }
   return result;
 }
 
-std::shared_ptr<const Policy> QualityProfile::Choose(double max_loss) const {
+const QualityProfile::Entry* QualityProfile::Choose(double max_loss) const {
   const Entry* best = nullptr;
   for (const Entry& entry : entries_) {
     if (entry.max_loss > max_loss) continue;
     if (best == nullptr || entry.speedup > best->speedup) best = &entry;
   }
-  return best == nullptr ? nullptr : best->policy;
+  return best;
 }
 
 }  // namespace thresher

@@ -4,6 +4,7 @@
 #define THRESHER_BACKEND_EVALUATION_PROFILE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,9 @@ class QualityProfile {
     double max_loss = 0;
     double speedup = 1;
     std::shared_ptr<const Policy> policy;
+    /// Upper bound of the mean drift from dense that was measured: nats of KL divergence
+    /// (kAccuracy), or 1 - cosine of the pooled state (kSimilarity). Unset: the file lacks it.
+    std::optional<double> drift_upper;
   };
 
   /// The profile of the model in `directory`, which `engine` runs in `precision`. NOT_FOUND: it has
@@ -45,7 +49,7 @@ class QualityProfile {
                                              Precision precision);
 
   /// The fastest entry that promises a loss of at most `max_loss`; null: none does, so run dense.
-  std::shared_ptr<const Policy> Choose(double max_loss) const;
+  const Entry* Choose(double max_loss) const;
 
   /// What the losses were measured in: a bound holds for answers that are measured so, and no
   /// others.

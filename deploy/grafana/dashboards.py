@@ -197,6 +197,21 @@ PRUNING = Dashboard(
                    "scores, {{policy}}": "sum by (policy) (rate(thresher_predicted_scores_total{%p}[%r]))"},
                   "What FACT's prediction adds; dense has none."),
         ],
+        "Agreement with dense (with --shadow-every)": [
+            Panel("Same answer as dense", "percentunit",
+                  {"{{model}}": 'sum by (model) (rate(thresher_shadow_checks_total{%m, outcome="agreed"}[%r]))'
+                   ' / (sum by (model) (rate(thresher_shadow_checks_total{%m, outcome=~"agreed|disagreed"}[%r])) > 0)'},
+                  "Of the pruned answers that were run again densely: the same class, or a cosine of at least 0.95.",
+                  most=1),
+            Panel("Drift", "short", {"{{model}}": mean("thresher_shadow_drift", "model", "%m")},
+                  "Mean KL divergence from dense in nats, of embeddings 1 - cosine."),
+            Panel("Checks", "reqps",
+                  {"{{model}} {{outcome}}": "sum by (model, outcome) (rate(thresher_shadow_checks_total{%m}[%r]))"},
+                  "Skipped: the queue was more than a quarter full.", kind="stacked"),
+            Panel("Quality profile", "short",
+                  {"{{model}} {{version}}": "min by (model, version) (thresher_quality_profile_active{%m})"},
+                  "1: max_quality_loss is served by the profile. 0: its answers drifted, it is switched off."),
+        ],
         "Attention of measured inputs": [
             heatmap("Entropy", "short", "thresher_attention_entropy_nats",
                     "Nats. A low one: few keys matter."),

@@ -23,6 +23,7 @@ prometheus = need("prometheus", "prometheus")
 # Not on every machine, the cgroup's quota and its account; not of this server, which has no profile of
 # its models' quality: queries, and the series that tells.
 OF_THE_MACHINE = {r"thresher_elastic": "thresher_elastic_level_count",
+                  r"thresher_quality_profile": "thresher_quality_profile_active",
                   r"thresher_cpu_quota": "thresher_cpu_quota_cores",
                   r"thresher_cpu_(throttled|periods)": "thresher_cpu_throttled_seconds_total"}
 # Where there is no decoder to serve.

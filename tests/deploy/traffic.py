@@ -25,7 +25,7 @@ class BusyServer(Server):
         if self.generates:
             models["stories"] = decoder
         super().__init__(thresherd, models, "--threads", "1", "--metrics-per-layer", "true",
-                         "--metrics-attention-every", "1", *arguments)
+                         "--metrics-attention-every", "1", "--shadow-every", "1", *arguments)
         self.stop = threading.Event()
         self.worker = threading.Thread(target=self.work)
         self.calls = 0

@@ -93,8 +93,8 @@ TEST_F(ProfileTest, ChoosesTheFastestThatKeepsTheBound) {
   const auto profile = Load();
   ASSERT_TRUE(profile.ok()) << profile.status();
   const auto text = [&](double max_loss) {
-    const auto policy = profile->Choose(max_loss);
-    return policy == nullptr ? std::string("none") : policy->text();
+    const QualityProfile::Entry* entry = profile->Choose(max_loss);
+    return entry == nullptr ? std::string("none") : entry->policy->text();
   };
   EXPECT_EQ(text(0), "none");
   EXPECT_EQ(text(0.0099), "none");

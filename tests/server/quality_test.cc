@@ -20,14 +20,15 @@ using inference::ModelInferRequest;
 using inference::ModelInferResponse;
 using ::testing::HasSubstr;
 
-/// Serves sst2-mini as "calibrated" (by accuracy), "similar" (by similarity), "broken" (its profile
-/// can't be read) and "none"; "score" is a head with one output, by similarity.
+/// Serves sst2-mini as "calibrated" and "drifting" (by accuracy), "similar" (by similarity),
+/// "broken" (its profile can't be read) and "none"; "score" is a head with one output, by
+/// similarity.
 class QualityTest : public testing::ServerTest {
  protected:
   static void SetUpTestSuite() {
     dir_ = new testing::TempDir;
     std::vector<v1::ModelConfig> models;
-    for (const char* name : {"calibrated", "similar", "broken", "none"}) {
+    for (const char* name : {"calibrated", "drifting", "similar", "broken", "none"}) {
       fs::create_directories(Directory(name));
       for (const auto& file : fs::directory_iterator(testing::SourceDir() / "models/sst2-mini")) {
         fs::create_symlink(file.path(), Directory(name) / file.path().filename());
@@ -43,11 +44,12 @@ class QualityTest : public testing::ServerTest {
     score.labels = 1;
     ASSERT_TRUE(testing::WriteRandomCheckpoint(Directory("score"), score).ok());
     WriteProfileOf("calibrated", "accuracy");
+    WriteProfileOf("drifting", "accuracy", 0);  // No pruned answer is so near.
     WriteProfileOf("similar", "spearman");
     WriteProfileOf("score", "spearman");
     std::ofstream(Directory("broken") / kProfileFile)
         << "metric: 'accuracy' entries { max_loss: 2 }\n";
-    for (const char* name : {"calibrated", "similar", "broken", "none", "score"}) {
+    for (const char* name : {"calibrated", "drifting", "similar", "broken", "none", "score"}) {
       models.emplace_back().set_name(name);
       models.back().set_path(Directory(name).string());
     }
@@ -68,7 +70,8 @@ class QualityTest : public testing::ServerTest {
 
   static fs::path Directory(const std::string& name) { return dir_->path() / name; }
 
-  static void WriteProfileOf(const std::string& model, const std::string& metric) {
+  static void WriteProfileOf(const std::string& model, const std::string& metric,
+                             double drift = 0.5) {
     v1::SparsityProfile profile;
     profile.set_metric(metric);
     profile.set_precision("f32");
@@ -80,6 +83,7 @@ class QualityTest : public testing::ServerTest {
       entry->set_loss_upper(bound);
       entry->set_policy(policy);
       entry->set_speedup(speedup);
+      entry->set_kl_upper(drift);
     }
     ASSERT_TRUE(WriteProfile(profile, (Directory(model) / kProfileFile).string()).ok());
   }
@@ -164,6 +168,36 @@ TEST_F(QualityTest, UnderElasticTheFillingQueueDecidesHowMuchOfTheBoundIsUsed) {
   }
   const std::string metrics = metrics_.Exposition();
   EXPECT_THAT(metrics, HasSubstr("thresher_elastic_level_count{model=\"calibrated\"} 5"));
+}
+
+TEST_F(QualityTest, OneInSoManyPrunedAnswersIsComparedWithDense) {
+  GrpcServerOptions options;
+  options.shadow_every = 2;
+  Start({}, options);
+  for (int i = 0; i < 6; ++i) EXPECT_THAT(Ran("calibrated", 0.02), HasSubstr("spatten"));
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(Ran("calibrated", 0.001), "dense");  // Nothing to compare.
+  ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
+  const std::string metrics = metrics_.Exposition();
+  EXPECT_THAT(metrics, HasSubstr("thresher_shadow_drift_count{model=\"calibrated\"} 3"));
+  EXPECT_THAT(metrics, HasSubstr("outcome=\"skipped\"} 0"));
+}
+
+TEST_F(QualityTest, AProfileWhoseAnswersDriftIsSwitchedOff) {
+  GrpcServerOptions options;
+  options.shadow_every = 1;
+  Start({}, options);
+  metrics_.Watch(scheduler_.get(), repository_);
+  for (int64_t i = 0; i < ProfileWatch::kFewest; ++i) {
+    EXPECT_THAT(Ran("drifting", 0.02), HasSubstr("spatten"));
+    ASSERT_TRUE(scheduler_->WaitIdle(absl::InfiniteFuture()));
+  }
+  EXPECT_EQ(Ran("drifting", 0.02), "dense");
+  const std::string metrics = metrics_.Exposition();
+  metrics_.Watch(nullptr, nullptr);
+  const std::string name = "thresher_quality_profile_active{model=";
+  EXPECT_THAT(metrics, HasSubstr(name + "\"drifting\",version=\"1\"} 0"));
+  EXPECT_THAT(metrics, HasSubstr(name + "\"calibrated\",version=\"1\"} 1"));
+  EXPECT_THAT(Ran("calibrated", 0.02), HasSubstr("spatten"));
 }
 
 TEST_F(QualityTest, TheBoundChoosesThePolicyAndTheReportNamesIt) {
