@@ -39,14 +39,16 @@ TEST(ToJsonTest, MessageKeepsFieldNamesAndNumbers) {
   v1::PruningReport report;
   report.set_policy("dense");
   report.mutable_total()->mutable_tokens()->set_dense(5'000'000'000);
-  EXPECT_EQ(Dump(ToJson(report)),
-            R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
-            R"("softmax_rows":0,"refetched_rows":0,)"
-            R"("predicted_rows":0,"predicted_scores":0},"layers":[],"token_layers":[]})");
+  EXPECT_EQ(
+      Dump(ToJson(report)),
+      R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
+      R"("softmax_rows":0,"refetched_rows":0,)"
+      R"("predicted_rows":0,"predicted_scores":0},"layers":[],"token_layers":[],"keys_read":[]})");
 }
 
 TEST(ToJsonTest, MessagesThatAreNotSetAreLeftOut) {
-  EXPECT_EQ(Dump(ToJson(v1::PruningReport())), R"({"policy":"","layers":[],"token_layers":[]})");
+  EXPECT_EQ(Dump(ToJson(v1::PruningReport())),
+            R"({"policy":"","layers":[],"token_layers":[],"keys_read":[]})");
 }
 
 TEST(ToJsonTest, ListsAndMapsAndEveryKindOfValue) {

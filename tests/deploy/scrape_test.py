@@ -20,10 +20,12 @@ SOURCE, THRESHERD, THRESHER = sys.argv[1:]
 RULES = os.path.join(SOURCE, "deploy/prometheus/rules/*.yml")
 prometheus = need("prometheus", "prometheus")
 
-# Not on every machine, the cgroup's quota and its account; not of this server, which has no profile of
-# its models' quality: queries, and the series that tells.
+# Not on every machine, the cgroup's quota and its account; not of this server, which has neither a
+# profile of its models' quality nor tokens nor certificates: queries, and the series that tells.
 OF_THE_MACHINE = {r"thresher_elastic": "thresher_elastic_level_count",
                   r"thresher_quality_profile": "thresher_quality_profile_active",
+                  r"thresher_auth_(accepted|refused)": "thresher_auth_accepted_total",
+                  r"thresher_tls_certificate": "thresher_tls_certificate_expiry_timestamp_seconds",
                   r"thresher_cpu_quota": "thresher_cpu_quota_cores",
                   r"thresher_cpu_(throttled|periods)": "thresher_cpu_throttled_seconds_total"}
 # Where there is no decoder to serve.
