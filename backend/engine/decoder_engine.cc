@@ -419,9 +419,8 @@ absl::Status DecoderEngine::Price(int32_t layer, std::span<const StepPart> parts
   for (const Workspace::Group& group : workspace_->groups) {
     for (size_t i = 0; i < group.parts.size(); ++i) {
       CachedText& text = *parts[group.parts[i]].text;
-      sequences.push_back(
-          RecordOf(shape_, *group.layout, text.sequence(), text.tokens(), group.records[i],
-                   text.RescalesAfter(layer)));
+      sequences.push_back(RecordOf(shape_, *group.layout, text.sequence(), text.tokens(),
+                                   group.records[i], text.RescalesAfter(layer)));
       charges.push_back(text.simulation());
     }
   }

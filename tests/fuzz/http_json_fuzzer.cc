@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "server/openai_json.h"
 #include "server/open_inference_json.h"
+#include "server/openai_json.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   google::protobuf::SetLogHandler(nullptr);  // It tells of every string that is not UTF-8.
@@ -20,8 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view body(reinterpret_cast<const char*>(data), size);
   // The JSON of a body with binary tensors ends at its first newline.
   const size_t line = body.find('\n');
-  const auto infer = thresher::ReadInferJson(
-      body, line == body.npos ? std::nullopt : std::optional<size_t>(line));
+  const auto infer =
+      thresher::ReadInferJson(body, line == body.npos ? std::nullopt : std::optional<size_t>(line));
   if (infer.ok()) {
     const auto& request = infer->request;
     if (request.raw_input_contents_size() != request.inputs_size()) std::abort();
