@@ -3,11 +3,14 @@
 #ifndef THRESHER_TESTS_SERVER_FAKE_MODEL_H_
 #define THRESHER_TESTS_SERVER_FAKE_MODEL_H_
 
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/scheduler/scheduler.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 #include "server/model_repository.h"
@@ -144,6 +147,30 @@ inline std::shared_ptr<ServedModel> MakeFakeModel(const std::string& name) {
 inline FakeEngine& EngineOf(const ServedModel& model) {
   return static_cast<FakeEngine&>(*model.engine);
 }
+
+/// Keeps a scheduler's executor busy from Hold until Release, so that what is asked in between
+/// waits.
+class ExecutorHold {
+ public:
+  ~ExecutorHold() { Release(); }
+  void Hold(Scheduler& scheduler) {
+    blocker_ = std::make_shared<FakeEngine>();
+    blocker_->Close();
+    std::vector<Job> jobs(1);
+    jobs[0].engine = blocker_;
+    jobs[0].sequence.ids = {1};
+    jobs[0].done = [](const absl::StatusOr<JobResult>&) {};
+    ASSERT_TRUE(scheduler.Submit(std::move(jobs)).ok());
+    blocker_->Await(1);
+  }
+  void Release() {
+    if (blocker_ != nullptr) blocker_->Open();
+    blocker_.reset();
+  }
+
+ private:
+  std::shared_ptr<FakeEngine> blocker_;
+};
 
 }  // namespace thresher::testing
 

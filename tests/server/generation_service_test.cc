@@ -90,20 +90,8 @@ class GenerationServiceTest : public ::testing::Test {
   void TearDown() override { Stop(); }
 
   /// Keeps the compute executor busy until Release, so that texts wait.
-  void Hold() {
-    blocker_ = std::make_shared<FakeEngine>();
-    blocker_->Close();
-    std::vector<Job> jobs(1);
-    jobs[0].engine = blocker_;
-    jobs[0].sequence.ids = {1};
-    jobs[0].done = [](const absl::StatusOr<JobResult>&) {};
-    ASSERT_TRUE(scheduler_->Submit(std::move(jobs)).ok());
-    blocker_->Await(1);
-  }
-  void Release() {
-    if (blocker_ != nullptr) blocker_->Open();
-    blocker_.reset();
-  }
+  void Hold() { executor_.Hold(*scheduler_); }
+  void Release() { executor_.Release(); }
   void AwaitWaiting(int texts) {
     const auto served = *repository_->Find("gpt", "");
     while (served->generator->snapshot().waiting != texts) std::this_thread::yield();
@@ -185,7 +173,7 @@ class GenerationServiceTest : public ::testing::Test {
   std::unique_ptr<inference::GRPCInferenceService::Stub> inference_;
 
  private:
-  std::shared_ptr<FakeEngine> blocker_;
+  testing::ExecutorHold executor_;
 };
 
 /// One case of the model's golden file: ids, and the logits after each.

@@ -29,7 +29,6 @@ namespace {
 
 using nlohmann::json;
 using testing::AskHttp;
-using testing::FakeEngine;
 using testing::GetText;
 using ::testing::HasSubstr;
 using testing::HttpAnswer;
@@ -117,20 +116,8 @@ class HttpApiTest : public ::testing::Test {
   }
 
   /// Keeps the compute executor busy until Release, so that what is asked now waits.
-  void Hold() {
-    blocker_ = std::make_shared<FakeEngine>();
-    blocker_->Close();
-    std::vector<Job> jobs(1);
-    jobs[0].engine = blocker_;
-    jobs[0].sequence.ids = {1};
-    jobs[0].done = [](const absl::StatusOr<JobResult>&) {};
-    ASSERT_TRUE(scheduler_->Submit(std::move(jobs)).ok());
-    blocker_->Await(1);
-  }
-  void Release() {
-    if (blocker_ != nullptr) blocker_->Open();
-    blocker_.reset();
-  }
+  void Hold() { executor_.Hold(*scheduler_); }
+  void Release() { executor_.Release(); }
 
   static inline Scheduler* scheduler_ = nullptr;
   static inline ModelRepository* repository_ = nullptr;
@@ -138,7 +125,7 @@ class HttpApiTest : public ::testing::Test {
   bool ready_ = true;
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<HttpServer> http_;
-  std::shared_ptr<FakeEngine> blocker_;
+  testing::ExecutorHold executor_;
 };
 
 const json kFilm = {{"model", {{"name", "sst2-mini"}}},

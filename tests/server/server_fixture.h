@@ -75,22 +75,8 @@ class ServerTest : public ::testing::Test {
   void TearDown() override { Stop(); }
 
   /// Keeps the compute executor busy until Release, so that what is asked now waits in the queue.
-  void Hold() {
-    blocker_ = std::make_shared<FakeEngine>();
-    blocker_->Close();
-    Job job;
-    job.engine = blocker_;
-    job.sequence.ids = {1};
-    job.done = [](const absl::StatusOr<JobResult>&) {};
-    std::vector<Job> jobs;
-    jobs.push_back(std::move(job));
-    ASSERT_TRUE(scheduler_->Submit(std::move(jobs)).ok());
-    blocker_->Await(1);
-  }
-  void Release() {
-    if (blocker_ != nullptr) blocker_->Open();
-    blocker_.reset();
-  }
+  void Hold() { executor_.Hold(*scheduler_); }
+  void Release() { executor_.Release(); }
   /// Waits until so many sequences are in the queue.
   void AwaitQueued(int count) {
     while (scheduler_->snapshot().queued != count) std::this_thread::yield();
@@ -130,7 +116,7 @@ class ServerTest : public ::testing::Test {
   std::unique_ptr<grpc::health::v1::Health::Stub> health_;
 
  private:
-  std::shared_ptr<FakeEngine> blocker_;
+  ExecutorHold executor_;
 };
 
 }  // namespace thresher::testing
