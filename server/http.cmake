@@ -1,6 +1,6 @@
 # The JSON front on the HTTP port and the console. Included by server/CMakeLists.txt.
 thresher_library(server_http
-  SRCS console_routes.cc http_call.cc http_json.cc http_status.cc http_text.cc openai_json.cc
+  SRCS console_routes.cc http_call.cc http_json.cc http_status.cc http_texts.cc openai_json.cc
        openai_routes.cc open_inference_json.cc open_inference_routes.cc thresher_routes.cc
   DEPS thresher::server_core thresher::server_grpc thresher::json thresher::report_json
        thresher::sparsity nlohmann_json::nlohmann_json)

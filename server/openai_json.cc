@@ -176,6 +176,28 @@ int64_t Characters(std::string_view text) {
                        [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; });
 }
 
+/// The field that a message begins with; empty if it does not.
+std::string_view NamedField(std::string_view message) {
+  const size_t end = message.find_first_not_of("abcdefghijklmnopqrstuvwxyz_0123456789");
+  if (end == std::string_view::npos) return "";
+  const std::string_view word = message.substr(0, end);
+  const bool field =
+      message[end] == ':' || message[end] == '[' || std::ranges::count(kNamedInSentences, word) > 0;
+  return field ? word : "";
+}
+
+void AddReport(const v1::PruningReport& report, std::optional<v1::PruningReport>* sum) {
+  if (!*sum) {
+    *sum = report;
+    return;
+  }
+  AddWork(report.total(), (*sum)->mutable_total());
+  AddWork(report.decode(), (*sum)->mutable_decode());
+  v1::PruningReport::Amount& held = *(*sum)->mutable_kv_held();
+  held.set_dense(held.dense() + report.kv_held().dense());
+  held.set_done(held.done() + report.kv_held().done());
+}
+
 std::string Base64(const google::protobuf::RepeatedField<float>& values) {
   const std::string bytes(reinterpret_cast<const char*>(values.data()),
                           static_cast<size_t>(values.size()) * sizeof(float));
@@ -241,18 +263,11 @@ absl::StatusOr<CompletionRequest> ReadCompletion(std::string_view body) {
   request->set_max_tokens(kDefaultTokens);
   sampling->set_temperature(1);
   bool streams_usage = false;
+  std::optional<int32_t> best_of;
   Readers readers = {
       {"prompt",
-       [request](const HttpJson& value) -> absl::Status {
-         int count = 0;
-         THRESHER_RETURN_IF_ERROR(ReadInputs(value, [&] {
-           ++count;
-           request->clear_prompt();
-           return request->mutable_prompt();
-         }));
-         if (count == 1) return absl::OkStatus();
-         return InvalidArgument("has {} prompts; a request takes one, so send more requests",
-                                count);
+       [&out](const HttpJson& value) {
+         return ReadInputs(value, [&out] { return &out.prompts.emplace_back(); });
        }},
       {"max_tokens", Integer([request](int32_t value) { request->set_max_tokens(value); })},
       {"temperature", Number([sampling](double value) { sampling->set_temperature(value); })},
@@ -288,8 +303,15 @@ absl::StatusOr<CompletionRequest> ReadCompletion(std::string_view body) {
              value, {{"include_usage", Bool([&out](bool wanted) { out.include_usage = wanted; })}},
              {});
        }},
-      {"n", Only(1)},
-      {"best_of", Only(1)},
+      {"n",
+       [&out](const HttpJson& value) -> absl::Status {
+         if (!IsInt32(value) || value < 1 || value > kMaxChoices) {
+           return Wrong(fmt::format("a whole number from 1 to {}", kMaxChoices), value);
+         }
+         out.n = value.get<size_t>();
+         return absl::OkStatus();
+       }},
+      {"best_of", Integer([&best_of](int32_t value) { best_of = value; })},
       {"presence_penalty", Only(0)},
       {"frequency_penalty", Only(0)},
       {"logit_bias", Only(HttpJson::object())},
@@ -298,6 +320,14 @@ absl::StatusOr<CompletionRequest> ReadCompletion(std::string_view body) {
   THRESHER_RETURN_IF_ERROR(ReadFields(json, readers, {"model", "prompt"}));
   if (streams_usage && !out.stream) {
     return InvalidArgument("stream_options: goes with stream, which is not set");
+  }
+  if (out.choices() > kMaxChoices) {
+    return InvalidArgument("n: {} completions of each of {} prompts are {}, and a request takes {}",
+                           out.n, out.prompts.size(), out.choices(), kMaxChoices);
+  }
+  if (best_of && *best_of != static_cast<int32_t>(out.n)) {
+    return InvalidArgument("best_of: is not supported; leave it out, or send {}, as many as n",
+                           out.n);
   }
   // Where nothing is drawn, these say nothing: clients send them all the same.
   if (sampling->temperature() == 0) {
@@ -309,34 +339,49 @@ absl::StatusOr<CompletionRequest> ReadCompletion(std::string_view body) {
   return out;
 }
 
+v1::GenerateRequest CompletionRequest::Choice(size_t i) const {
+  v1::GenerateRequest choice = request;
+  *choice.mutable_prompt() = prompts[i / n];
+  v1::SamplingOptions* const sampling = choice.mutable_sampling();
+  if (sampling->has_seed()) sampling->set_seed(sampling->seed() + i % n);
+  return choice;
+}
+
+absl::Status OfPrompt(const CompletionRequest& request, size_t choice, const absl::Status& status) {
+  if (request.prompts.size() == 1 || !absl::IsInvalidArgument(status)) return status;
+  const std::string message = Message(status);
+  if (!NamedField(message).empty()) return status;
+  return InvalidArgument("prompt[{}]: {}", choice / request.n, message);
+}
+
 CompletionWriter::CompletionWriter(const CompletionRequest& request, std::string id,
                                    int64_t created)
     : id_(std::move(id)),
       created_(created),
       model_(request.request.model().name()),
+      n_(request.n),
       stream_(request.stream),
       logprobs_(request.request.logprobs()),
-      tokens_(Json::array()),
-      token_logprobs_(Json::array()),
-      top_logprobs_(Json::array()),
-      text_offset_(Json::array()) {}
+      choices_(request.choices()) {}
 
-void CompletionWriter::Add(const v1::GenerateResponse& message) {
+void CompletionWriter::Add(size_t i, const v1::GenerateResponse& message) {
+  Choice& choice = choices_[i];
+  choice.added = true;
   for (const v1::GeneratedToken& token : message.tokens()) {
-    text_ += token.text();
+    choice.text += token.text();
     if (!logprobs_) continue;
-    tokens_.push_back(token.text());
-    token_logprobs_.push_back(token.has_logprob() ? JsonFloat(token.logprob()) : Json(nullptr));
+    choice.tokens.push_back(token.text());
+    choice.token_logprobs.push_back(token.has_logprob() ? JsonFloat(token.logprob())
+                                                        : Json(nullptr));
     Json top = Json::object();
     for (const v1::TokenLogprob& one : token.top()) top[one.token()] = JsonFloat(one.logprob());
-    top_logprobs_.push_back(token.has_logprob() ? std::move(top) : Json(nullptr));
-    text_offset_.push_back(offset_);
-    offset_ += Characters(token.text());
+    choice.top_logprobs.push_back(token.has_logprob() ? std::move(top) : Json(nullptr));
+    choice.text_offset.push_back(choice.offset);
+    choice.offset += Characters(token.text());
   }
   if (!message.has_end()) return;
-  ended_ = true;
-  end_ = message.end();
-  text_ += end_.text();
+  choice.end = message.end();
+  choice.text += message.end().text();
 }
 
 Json CompletionWriter::Head() const {
@@ -344,31 +389,50 @@ Json CompletionWriter::Head() const {
 }
 
 Json CompletionWriter::Usage() const {
-  const v1::GenerateUsage& usage = end_.usage();
-  return {{"prompt_tokens", usage.prompt_tokens()},
-          {"completion_tokens", usage.generated_tokens()},
-          {"total_tokens", usage.prompt_tokens() + usage.generated_tokens()},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_prompt_tokens()}}}};
+  int64_t prompts = 0, cached = 0, generated = 0;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const v1::GenerateUsage& usage = choices_[i].end->usage();
+    generated += usage.generated_tokens();
+    if (i % n_ != 0) continue;  // A prompt counts once.
+    prompts += usage.prompt_tokens();
+    cached += usage.cached_prompt_tokens();
+  }
+  return {{"prompt_tokens", prompts},
+          {"completion_tokens", generated},
+          {"total_tokens", prompts + generated},
+          {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+}
+
+Json CompletionWriter::TakeChoice(size_t i) {
+  Choice& choice = choices_[i];
+  choice.added = false;
+  Json json;
+  json["index"] = i;
+  json["text"] = std::exchange(choice.text, "");
+  json["logprobs"] = nullptr;
+  if (logprobs_) {
+    json["logprobs"] = {{"tokens", std::exchange(choice.tokens, Json::array())},
+                        {"token_logprobs", std::exchange(choice.token_logprobs, Json::array())},
+                        {"top_logprobs", std::exchange(choice.top_logprobs, Json::array())},
+                        {"text_offset", std::exchange(choice.text_offset, Json::array())}};
+  }
+  json["finish_reason"] = choice.end ? Json(choice.end->finish_reason()) : Json(nullptr);
+  if (choice.end) json["seed"] = choice.end->seed();
+  return json;
 }
 
 Json CompletionWriter::Take() {
-  Json choice;
-  choice["index"] = 0;
-  choice["text"] = std::exchange(text_, "");
-  choice["logprobs"] = nullptr;
-  if (logprobs_) {
-    choice["logprobs"] = {{"tokens", std::exchange(tokens_, Json::array())},
-                          {"token_logprobs", std::exchange(token_logprobs_, Json::array())},
-                          {"top_logprobs", std::exchange(top_logprobs_, Json::array())},
-                          {"text_offset", std::exchange(text_offset_, Json::array())}};
-  }
-  choice["finish_reason"] = ended_ ? Json(end_.finish_reason()) : Json(nullptr);
   Json json = Head();
-  json["choices"] = Json::array({std::move(choice)});
-  if (!ended_) return json;
+  json["choices"] = Json::array();
+  std::optional<v1::PruningReport> report;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (!choices_[i].added) continue;
+    json["choices"].push_back(TakeChoice(i));
+    if (choices_[i].end) AddReport(choices_[i].end->report(), &report);
+  }
+  if (!report) return json;
   if (!stream_) json["usage"] = Usage();
-  json["seed"] = end_.seed();
-  json["report"] = ReportJson(end_.report());
+  json["report"] = ReportJson(*report);
   return json;
 }
 
@@ -382,16 +446,14 @@ Json CompletionWriter::UsageChunk() const {
 Json OpenAiError(const absl::Status& status) {
   const int code = HttpCode(status.code());
   const std::string message = Message(status);
-  const size_t end = message.find_first_not_of("abcdefghijklmnopqrstuvwxyz_0123456789");
-  const bool field = absl::IsInvalidArgument(status) && end != 0 && end != std::string::npos &&
-                     (message[end] == ':' || message[end] == '[' ||
-                      std::ranges::count(kNamedInSentences, message.substr(0, end)) > 0);
+  const std::string_view field =
+      absl::IsInvalidArgument(status) ? NamedField(message) : std::string_view();
   Json error;
   error["message"] = message;
   error["type"] = code == 429  ? "rate_limit_error"
                   : code < 500 ? "invalid_request_error"
                                : "server_error";
-  error["param"] = field ? Json(message.substr(0, end)) : Json(nullptr);
+  error["param"] = field.empty() ? Json(nullptr) : Json(field);
   error["code"] = absl::IsNotFound(status) ? "model_not_found" : CodeName(status.code());
   return {{"error", std::move(error)}};
 }

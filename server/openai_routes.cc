@@ -11,7 +11,7 @@
 #include "backend/tensor/status.h"
 #include "proto/json.h"
 #include "server/http_status.h"
-#include "server/http_text.h"
+#include "server/http_texts.h"
 #include "server/openai_json.h"
 #include "server/thresher_calls.h"
 
@@ -73,17 +73,17 @@ std::string CompletionId() {
 
 std::string Event(const Json& json) { return fmt::format("data: {}\n\n", Dump(json)); }
 
-/// The first message has come, so that what is wrong with the request has a status of its own.
-void WriteEvents(HttpText& text, v1::GenerateResponse first, CompletionWriter& completion,
-                 bool include_usage, HttpWriter& writer) {
-  for (absl::StatusOr<v1::GenerateResponse> message = std::move(first);; message = text.Next()) {
-    if (!message.ok()) {
-      writer.Write(Event(OpenAiError(message.status())));
+/// The first piece has come, so that what is wrong with the request has a status of its own.
+void WriteEvents(HttpTexts& texts, absl::StatusOr<HttpTexts::Piece> piece,
+                 CompletionWriter& completion, bool include_usage, HttpWriter& writer) {
+  for (;; piece = texts.Next()) {
+    if (!piece.ok()) {
+      writer.Write(Event(OpenAiError(piece.status())));
       return;
     }
-    completion.Add(*message);
+    completion.Add(piece->text, piece->message);
     if (!writer.Write(Event(completion.Take()))) return;
-    if (message->has_end()) break;
+    if (texts.ended()) break;
   }
   if (include_usage) writer.Write(Event(completion.UsageChunk()));
   writer.Write("data: [DONE]\n\n");
@@ -93,23 +93,28 @@ HttpResponse Completions(const Handlers& handlers, const HttpRequest& http) {
   CompletionRequest request;
   auto call = Begin(handlers, Method::kGenerate, http, &ReadCompletion, &request);
   if (!call.ok()) return Error(call.status());
-  const auto text = HttpText::Start(handlers, *std::move(call), request.request);
-  if (!text.ok()) return Error(text.status());
+  size_t begun = 0;
+  const auto texts =
+      HttpTexts::Start(handlers, *std::move(call), request.choices(), [&](size_t choice) {
+        begun = choice;
+        return request.Choice(choice);
+      });
+  if (!texts.ok()) return Error(OfPrompt(request, begun, texts.status()));
   const auto completion =
       std::make_shared<CompletionWriter>(request, CompletionId(), absl::ToUnixSeconds(absl::Now()));
-  auto message = (*text)->Next();
+  auto piece = (*texts)->Next();
   if (!request.stream) {
-    for (;; message = (*text)->Next()) {
-      if (!message.ok()) return Error(message.status());
-      completion->Add(*message);
-      if (message->has_end()) return Answer(completion->Take());
+    for (;; piece = (*texts)->Next()) {
+      if (!piece.ok()) return Error(piece.status());
+      completion->Add(piece->text, piece->message);
+      if ((*texts)->ended()) return Answer(completion->Take());
     }
   }
-  if (!message.ok()) return Error(message.status());
+  if (!piece.ok()) return Error(piece.status());
   HttpResponse response{200, "text/event-stream; charset=utf-8", ""};
-  response.stream = [text = *text, completion, first = *std::move(message),
+  response.stream = [texts = *texts, completion, first = *std::move(piece),
                      usage = request.include_usage](HttpWriter& writer) {
-    WriteEvents(*text, first, *completion, usage, writer);
+    WriteEvents(*texts, first, *completion, usage, writer);
   };
   return response;
 }

@@ -10,7 +10,7 @@
 #include "proto/json.h"
 #include "server/grpc_status.h"
 #include "server/http_status.h"
-#include "server/http_text.h"
+#include "server/http_texts.h"
 #include "server/thresher_calls.h"
 #include "thresher/v1/thresher.pb.h"
 
@@ -125,16 +125,16 @@ HttpRoute Score(const Handlers& handlers) {
       });
 }
 
-/// The first message has come, so that what is wrong with the request has a status of its own.
-void WriteText(HttpText& text, absl::StatusOr<v1::GenerateResponse> message, HttpWriter& writer) {
-  for (;; message = text.Next()) {
+/// The first piece has come, so that what is wrong with the request has a status of its own.
+void WriteText(HttpTexts& text, absl::StatusOr<HttpTexts::Piece> piece, HttpWriter& writer) {
+  for (;; piece = text.Next()) {
     const absl::StatusOr<std::string> line =
-        message.ok() ? WriteMessage(*message) : absl::StatusOr<std::string>(message.status());
+        piece.ok() ? WriteMessage(piece->message) : absl::StatusOr<std::string>(piece.status());
     if (!line.ok()) {
       writer.Write(Dump({{"error", ErrorJson(line.status())}}) + "\n");
       return;
     }
-    if (!writer.Write(*line + "\n") || message->has_end()) return;
+    if (!writer.Write(*line + "\n") || text.ended()) return;
   }
 }
 
@@ -142,7 +142,8 @@ HttpResponse Generate(const Handlers& handlers, const HttpRequest& http) {
   v1::GenerateRequest request;
   auto call = Begin(handlers, Method::kGenerate, http, &request);
   if (!call.ok()) return Error(call.status());
-  auto text = HttpText::Start(handlers, *std::move(call), request);
+  auto text =
+      HttpTexts::Start(handlers, *std::move(call), 1, [&request](size_t) { return request; });
   if (!text.ok()) return Error(text.status());
   auto first = (*text)->Next();
   if (!first.ok()) return Error(first.status());

@@ -483,6 +483,18 @@ const json kCompletion = {{"model", "gpt"},   {"prompt", {1, 2, 3}}, {"max_token
                           {"temperature", 0}, {"ignore_eos", true},  {"seed", 7},
                           {"top_p", 1}};
 
+/// What the events of a stream carry.
+std::vector<std::string> Chunks(const std::string& events) {
+  std::istringstream lines(events);
+  std::vector<std::string> chunks;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty()) continue;
+    EXPECT_THAT(line, StartsWith("data: "));
+    chunks.push_back(line.substr(6));
+  }
+  return chunks;
+}
+
 TEST_F(HttpApiTest, OpenAiCompletionsAreTextsOfGenerate) {
   const json answer = PostJson("/v1/completions", kCompletion);
   EXPECT_EQ(answer["object"], "text_completion");
@@ -503,13 +515,7 @@ TEST_F(HttpApiTest, OpenAiCompletionsAreTextsOfGenerate) {
   const HttpAnswer events = Post("/v1/completions", streamed.dump());
   ASSERT_EQ(events.status, 200) << events.body;
   EXPECT_THAT(events.Header("Content-Type"), HasSubstr("text/event-stream"));
-  std::istringstream lines(events.body);
-  std::vector<std::string> chunks;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.empty()) continue;
-    ASSERT_THAT(line, StartsWith("data: "));
-    chunks.push_back(line.substr(6));
-  }
+  std::vector<std::string> chunks = Chunks(events.body);
   ASSERT_GE(chunks.size(), 3);
   EXPECT_EQ(chunks.back(), "[DONE]");
   EXPECT_EQ(json::parse(chunks[chunks.size() - 2])["usage"], answer["usage"]);
@@ -539,8 +545,64 @@ TEST_F(HttpApiTest, OpenAiSamplesByDefaultAndTellsTheSeed) {
   request.erase("temperature");
   request["seed"] = 11;
   const json one = PostJson("/v1/completions", request);
-  EXPECT_EQ(one["seed"], 11);
+  EXPECT_EQ(one["choices"][0]["seed"], 11);
   EXPECT_EQ(PostJson("/v1/completions", request)["choices"], one["choices"]);
+}
+
+TEST_F(HttpApiTest, OpenAiCompletesSeveralPromptsSeveralTimesEach) {
+  json request = kCompletion;
+  request.erase("temperature");
+  // What each completion is when it is asked for alone.
+  json alone = json::array();
+  int64_t generated = 0;
+  for (const auto& prompt : {json{1, 2, 3}, json{4, 5}}) {
+    for (const uint64_t seed : {7, 8, 9}) {
+      request["prompt"] = prompt;
+      request["seed"] = seed;
+      const json one = PostJson("/v1/completions", request);
+      generated += one["usage"]["completion_tokens"].get<int64_t>();
+      alone.push_back(one["choices"][0]);
+      alone.back()["index"] = alone.size() - 1;
+    }
+  }
+  request["prompt"] = {{1, 2, 3}, {4, 5}};
+  request["seed"] = 7;
+  request["n"] = request["best_of"] = 3;
+  const json answer = PostJson("/v1/completions", request);
+  EXPECT_EQ(answer["choices"], alone);
+  EXPECT_NE(alone[0]["text"], alone[1]["text"]);
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], 5);  // Each prompt once.
+  EXPECT_EQ(answer["usage"]["completion_tokens"], generated);
+  EXPECT_EQ(answer["report"]["policy"], "dense");
+
+  request["stream"] = true;
+  request["stream_options"] = {{"include_usage", true}};
+  std::vector<std::string> chunks = Chunks(Post("/v1/completions", request.dump()).body);
+  ASSERT_GT(chunks.size(), 8);
+  EXPECT_EQ(chunks.back(), "[DONE]");
+  EXPECT_EQ(json::parse(chunks[chunks.size() - 2])["usage"], answer["usage"]);
+  chunks.resize(chunks.size() - 2);
+  json joined = alone;
+  for (json& choice : joined) choice["text"] = "";
+  for (const std::string& chunk : chunks) {
+    const json choices = json::parse(chunk)["choices"];
+    ASSERT_EQ(choices.size(), 1);
+    json& choice = joined[choices[0]["index"].get<size_t>()];
+    const std::string text = choice["text"].get<std::string>() + std::string(choices[0]["text"]);
+    choice.update(choices[0]);
+    choice["text"] = text;
+  }
+  EXPECT_EQ(joined, alone);
+}
+
+TEST_F(HttpApiTest, OpenAiTextsAreAllRefusedWithTheFirstThatIs) {
+  json request = kCompletion;
+  request["prompt"] = {json{1, 2, 3}, json{4000000}};
+  const HttpAnswer answer = Post("/v1/completions", request.dump());
+  EXPECT_EQ(answer.status, 400);
+  const json error = json::parse(answer.body)["error"];
+  EXPECT_EQ(error["param"], "prompt") << error;
+  EXPECT_THAT(std::string(error["message"]), StartsWith("prompt[1]: "));
 }
 
 TEST_F(HttpApiTest, OpenAiErrorsNameTheField) {
@@ -554,12 +616,14 @@ TEST_F(HttpApiTest, OpenAiErrorsNameTheField) {
     EXPECT_EQ(error["param"], param) << error;
     EXPECT_THAT(std::string(error["message"]), HasSubstr(part));
   };
-  check({{"n", 2}}, "n", "not supported");
+  check({{"n", 0}}, "n", "from 1 to 128");
+  check({{"n", 65}, {"prompt", {"a", "b"}}}, "n", "are 130");
+  check({{"n", 2}, {"best_of", 3}}, "best_of", "as many as n");
   check({{"presence_penalty", 0.5}}, "presence_penalty", "not supported");
   check({{"max_tokens", "many"}}, "max_tokens", "whole number");
   check({{"max_tokens", 0}}, "max_tokens", "1 or more");
   check({{"temperature", -1}}, "temperature", "-1");
-  check({{"prompt", {"a", "b"}}}, "prompt", "2 prompts");
+  check({{"prompt", {"a", 1}}}, "prompt", "a string, a list");
   check({{"prompt", nullptr}}, "prompt", "is missing");
   check({{"logprobs", 21}}, "logprobs", "from 0 to 20");
   check({{"stop", {1}}}, "stop", "list of strings");
