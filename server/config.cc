@@ -66,7 +66,6 @@ v1::ServerConfig DefaultConfig() {
   config.set_max_batch_tokens(4096);
   config.set_max_batch_sequences(256);
   config.set_max_queue(1024);
-  SetDuration(absl::ZeroDuration(), config.mutable_max_queue_delay());
   SetDuration(absl::ZeroDuration(), config.mutable_max_batch_delay());
   SetDuration(absl::Seconds(30), config.mutable_drain_timeout());
   SetDuration(absl::ZeroDuration(), config.mutable_lame_duck());

@@ -56,8 +56,10 @@ constexpr std::array kSettings = {
     Setting{"kv_cache_bytes", "Generation", "SIZE",
             "Memory for the keys and values of all texts [a quarter of the memory there is]"},
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
-    Setting{"max_queue_delay", "Limits", "TIME",
-            "Refuse while what waits is expected to take longer than this; 0s: no bound"},
+    Setting{
+        "max_queue_delay", "Limits", "TIME",
+        "Refuse whoever is expected to wait longer than this; 0s: no bound [as long as the call's "
+        "deadline allows, without one 1s]"},
     Setting{
         "elastic", "Limits", "true|false",
         "Serve requests that allow a quality loss densely while nothing waits, and prune more as "

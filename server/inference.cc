@@ -199,8 +199,12 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
                                     input.ids.size_bytes() + input.type_ids.size_bytes());
     }
     THRESHER_ASSIGN_OR_RETURN(input_, inference_->HoldInput(bytes));
-    return computes() ? inference_->scheduler_->CheckRoom(request_.inputs.size())
-                      : absl::OkStatus();
+    if (!computes()) return absl::OkStatus();
+    Job job;
+    job.engine = request_.model->engine;
+    job.deadline = request_.deadline;
+    job.priority = request_.priority;
+    return inference_->scheduler_->CheckRoom(job, request_.inputs.size());
   }
 
   absl::Status ParsePolicy() {

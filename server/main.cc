@@ -60,7 +60,11 @@ SchedulerOptions MakeSchedulerOptions(const v1::ServerConfig& config) {
   options.max_batch_cost = config.max_batch_tokens();
   options.max_batch_sequences = config.max_batch_sequences();
   options.max_queue = config.max_queue();
-  options.max_queue_delay = ToDuration(config.max_queue_delay());
+  if (config.has_max_queue_delay()) {
+    options.max_queue_delay = ToDuration(config.max_queue_delay());
+  } else {
+    options.patience = absl::Seconds(1);
+  }
   options.max_batch_delay = ToDuration(config.max_batch_delay());
   return options;
 }

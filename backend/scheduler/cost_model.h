@@ -1,9 +1,14 @@
-// How long a batch will take at least, learned from the batches that one engine has run.
+// How long work will take, learned from the batches that one engine has run. Two questions:
 //
-// seconds = fixed + slope * cost, least squares over the last kWindow batches. What is asked of the
-// fit is not its line but the lower bound of its prediction interval: a deadline may be refused
-// only when even a lucky batch would miss it. Noise, an outlier or a cost far from those seen widen
-// the interval and so lower the bound; they never raise it.
+// At least? seconds = fixed + slope * cost, least squares over the last kWindow batches. What is
+// asked of the fit is not its line but the lower bound of its prediction interval: a job of its own
+// may be given up only when even a lucky batch would miss its deadline. Noise, an outlier or a cost
+// far from those seen widen the interval and so lower the bound; they never raise it.
+//
+// Likely? That decides how long a queue may grow, where a lower bound would let it grow the longer
+// the less is known. The line, if the batches show its slope for certain; else, and from the first
+// batch on, the latest batches' rate: what they took over what they cost. Under load batches are
+// large and alike, and the rate is right; small ones make it too slow, if anything.
 #ifndef THRESHER_BACKEND_SCHEDULER_COST_MODEL_H_
 #define THRESHER_BACKEND_SCHEDULER_COST_MODEL_H_
 
@@ -28,6 +33,9 @@ class CostModel {
   /// No batch of `cost` (>= 0) is expected to take less. Zero while too little is known.
   absl::Duration AtLeast(int64_t cost, absl::Time now) const;
 
+  /// Work of `cost` (>= 0) probably takes so long. Zero before the first batch.
+  absl::Duration Likely(int64_t cost) const;
+
  private:
   struct Sample {
     double cost = 0;
@@ -35,11 +43,14 @@ class CostModel {
   };
 
   void Fit();
+  /// Whether the fitted slope is no matter of noise.
+  bool SlopeIsSure() const;
   /// The interval's lower bound by the fit alone; may be negative.
   double Bound(double cost) const;
 
   std::deque<Sample> samples_;
   absl::Time last_ = absl::InfinitePast();
+  Sample recent_;  // Sums over all batches, of which each counts for less than the next.
   // The fitted line, through the means; of the costs their sum of squared deviations; the
   // residuals' standard deviation.
   double mean_cost_ = 0, mean_seconds_ = 0, slope_ = 0;

@@ -1,5 +1,6 @@
 #include "backend/scheduler/job_queue.h"
 
+#include <limits>
 #include <tuple>
 
 namespace thresher {
@@ -32,6 +33,10 @@ QueuedJob JobQueue::Remove(uint64_t number) {
 
 int64_t JobQueue::CostBefore(uint64_t number) const {
   return order_.CostBefore(OrderOf(jobs_.at(number)));
+}
+
+int64_t JobQueue::CostBefore(const Job& job) const {
+  return order_.CostBefore({job.priority, job.deadline, std::numeric_limits<uint64_t>::max()});
 }
 
 std::optional<QueuedJob> JobQueue::PopExpired(absl::Time now) {

@@ -36,6 +36,9 @@ class JobQueue {
   /// Of all jobs.
   int64_t cost() const { return cost_; }
 
+  /// The cost of the jobs that run before one like this that came now.
+  int64_t CostBefore(const Job& job) const;
+
   // The rest needs a queue that is not empty.
 
   /// The job that runs next.

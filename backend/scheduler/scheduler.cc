@@ -46,24 +46,32 @@ bool IsCancelled(const QueuedJob& job) {
   return job.job.cancelled != nullptr && job.job.cancelled->load(std::memory_order_relaxed);
 }
 
-/// DEADLINE_EXCEEDED if an answer `wait` from now comes too late.
-absl::Status CheckDeadline(const QueuedJob& job, absl::Duration wait, absl::Time now) {
-  if (job.job.deadline <= now) return DeadlinePassed(job, now);
-  if (now + wait <= job.job.deadline) return absl::OkStatus();
+absl::Status OwnTimeExceeds(absl::Duration left, absl::Duration own) {
   return DeadlineExceeded("the deadline is {} away and the answer would take at least {}",
-                          absl::FormatDuration(job.job.deadline - now), absl::FormatDuration(wait));
+                          absl::FormatDuration(left), absl::FormatDuration(own));
 }
 
 /// Whether the job should still run, if its answer comes no sooner than `wait` from now.
 absl::Status CheckWanted(const QueuedJob& job, absl::Duration wait, absl::Time now) {
   if (IsCancelled(job)) return Cancelled("cancelled by the caller before it ran");
-  return CheckDeadline(job, wait, now);
+  if (job.job.deadline <= now) return DeadlinePassed(job, now);
+  const absl::Duration left = job.job.deadline - now;
+  return wait > left ? OwnTimeExceeds(left, wait) : absl::OkStatus();
 }
 
 int64_t Tokens(std::span<const QueuedJob> jobs) {
   int64_t tokens = 0;
   for (const QueuedJob& job : jobs) tokens += static_cast<int64_t>(job.job.sequence.ids.size());
   return tokens;
+}
+
+/// What waits before a job, and the batch that it is in, are allowed to take so many times as long
+/// as predicted.
+constexpr int kMargin = 2;
+
+absl::Status BehindOthers(absl::Duration left, absl::Duration wait) {
+  return ResourceExhausted("the deadline is {} away, too near with about {} of work ahead",
+                           absl::FormatDuration(left), absl::FormatDuration(wait));
 }
 
 /// Limits below one would stall the queue.
@@ -82,7 +90,7 @@ class Scheduler::Impl {
   ~Impl();
 
   absl::Status Submit(std::vector<Job> jobs);
-  absl::Status CheckRoom(size_t jobs);
+  absl::Status CheckRoom(const Job& job, size_t jobs);
   Snapshot snapshot();
   void StopAccepting();
   bool WaitIdle(absl::Time deadline);
@@ -110,6 +118,13 @@ class Scheduler::Impl {
   };
   using Batch = std::vector<QueuedJob>;
 
+  /// What a job would wait for.
+  struct Ahead {
+    absl::Duration running;  // The rest of the batch that runs.
+    absl::Duration queued;   // What waits and would run before it.
+    absl::Duration all() const { return running + queued; }
+  };
+
   /// How one run of an engine went.
   struct Run {
     absl::Status status;
@@ -119,11 +134,22 @@ class Scheduler::Impl {
 
   // These want `mutex_` held.
   Lane& LaneOf(const std::shared_ptr<Engine>& engine);
-  absl::Duration WaitAtLeast(const QueuedJob& job, const Lane& lane, absl::Time now) const;
+  const Lane* FindLane(const Engine* engine) const;
   size_t Queued() const;
-  absl::Status CheckRoomLocked(size_t jobs, absl::Time now);
-  /// What is queued is expected to take at least so long.
-  absl::Duration TimeToDrain(absl::Time now) const;
+  absl::Duration RestOfRun(absl::Time now) const;
+  /// Of a job like this that came now; `lane` is its engine's, or null.
+  Ahead AheadOf(const Job& job, const Lane* lane, absl::Time now) const;
+  /// Whether so many more may wait.
+  absl::Status CheckPlaces(size_t jobs, absl::Time now);
+  /// Whether a job like this would wait too long.
+  absl::Status CheckWait(const Job& job, const Lane* lane, absl::Time now);
+  /// Whether a job that is in the lane will be in time; `before_call` is what was ahead of it
+  /// before the first job of its call came, at this cost in the lane.
+  absl::Status CheckInTime(const QueuedJob& job, const Lane& lane, const Ahead& before_call,
+                           int64_t cost_before_call, absl::Time now);
+  absl::Status RefuseForNow(absl::Status status, absl::Duration wait);
+  /// How near jobs without a deadline are to being refused; 1 and more: they are.
+  double PressureInTime(const Lane& lane) const;
   /// From one half to one, another each time: callers who are refused together come back apart.
   double Spread();
   void TakeExpired(absl::Time now);
@@ -218,7 +244,7 @@ void Scheduler::Impl::TakeExpired(absl::Time now) {
   }
 }
 
-absl::Status Scheduler::Impl::CheckRoomLocked(size_t jobs, absl::Time now) {
+absl::Status Scheduler::Impl::CheckPlaces(size_t jobs, absl::Time now) {
   if (!accepting_) return Unavailable("the server is shutting down");
   const auto room = static_cast<size_t>(options_.max_queue);
   if (jobs > room) {
@@ -226,30 +252,79 @@ absl::Status Scheduler::Impl::CheckRoomLocked(size_t jobs, absl::Time now) {
         "{} sequences at once are more than the queue ever holds, {}: send fewer", jobs, room);
   }
   TakeExpired(now);
-  if (Queued() + jobs > room) {
-    return WithRetryHint(
-        ResourceExhausted("the queue is full: {} of {} places are taken and {} are wanted",
-                          Queued(), room, jobs),
-        TimeToDrain(now) * Spread());
+  if (Queued() + jobs <= room) return absl::OkStatus();
+  absl::Duration wait = RestOfRun(now);
+  for (const auto& [engine, lane] : lanes_) wait += lane.model.Likely(lane.queue.cost());
+  return RefuseForNow(ResourceExhausted("the queue is full: {} of {} places are taken and {} are "
+                                        "wanted",
+                                        Queued(), room, jobs),
+                      wait);
+}
+
+absl::Status Scheduler::Impl::CheckWait(const Job& job, const Lane* lane, absl::Time now) {
+  if (job.deadline <= now) return DeadlineExceeded("the deadline has passed");
+  const Ahead ahead = AheadOf(job, lane, now);
+  const auto too_long = [&](absl::Duration most) {
+    return RefuseForNow(
+        ResourceExhausted("the wait is expected to be {}, and {} is the most",
+                          absl::FormatDuration(ahead.all()), absl::FormatDuration(most)),
+        ahead.all());
+  };
+  if (options_.max_queue_delay > absl::ZeroDuration() && ahead.all() > options_.max_queue_delay) {
+    return too_long(options_.max_queue_delay);
   }
-  if (options_.max_queue_delay > absl::ZeroDuration()) {
-    const absl::Duration delay = TimeToDrain(now);
-    if (delay > options_.max_queue_delay) {
-      return WithRetryHint(ResourceExhausted("the queue holds {} of work, and {} is the most",
-                                             absl::FormatDuration(delay),
-                                             absl::FormatDuration(options_.max_queue_delay)),
-                           delay * Spread());
-    }
+  if (job.deadline != absl::InfiniteFuture()) {
+    if (ahead.running + kMargin * ahead.queued <= job.deadline - now) return absl::OkStatus();
+    return RefuseForNow(BehindOthers(job.deadline - now, ahead.all()), ahead.all());
+  }
+  const bool long_queue = lane != nullptr && lane->queue.size() >= SchedulerOptions::kAlwaysWait;
+  if (options_.patience > absl::ZeroDuration() && long_queue && ahead.all() > options_.patience) {
+    return too_long(options_.patience);
   }
   return absl::OkStatus();
 }
 
-absl::Duration Scheduler::Impl::TimeToDrain(absl::Time now) const {
-  absl::Duration time;
-  for (const auto& [engine, lane] : lanes_) {
-    if (!lane.queue.empty()) time += lane.model.AtLeast(lane.queue.cost(), now);
+absl::Status Scheduler::Impl::CheckInTime(const QueuedJob& job, const Lane& lane,
+                                          const Ahead& before_call, int64_t cost_before_call,
+                                          absl::Time now) {
+  if (job.job.deadline == absl::InfiniteFuture()) return absl::OkStatus();
+  const absl::Duration left = job.job.deadline - now;
+  // With those of its own call that run before it, in batches as full as they may be.
+  const int64_t cost = lane.queue.CostBefore(job.number) - cost_before_call + job.cost;
+  const absl::Duration own =
+      cost / options_.max_batch_cost * lane.model.AtLeast(options_.max_batch_cost, now) +
+      lane.model.AtLeast(cost % options_.max_batch_cost, now);
+  if (own > left) return OwnTimeExceeds(left, own);
+  if (before_call.running + kMargin * before_call.queued + own <= left) return absl::OkStatus();
+  return RefuseForNow(BehindOthers(left, before_call.all() + own), before_call.all());
+}
+
+const Scheduler::Impl::Lane* Scheduler::Impl::FindLane(const Engine* engine) const {
+  const auto found = lanes_.find(engine);
+  return found == lanes_.end() ? nullptr : &found->second;
+}
+
+absl::Duration Scheduler::Impl::RestOfRun(absl::Time now) const {
+  if (running_ == 0) return absl::ZeroDuration();
+  const absl::Duration run = running_lane_->model.Likely(running_cost_);
+  return std::max(run - (now - running_since_), absl::ZeroDuration());
+}
+
+Scheduler::Impl::Ahead Scheduler::Impl::AheadOf(const Job& job, const Lane* lane,
+                                                absl::Time now) const {
+  Ahead ahead = {.running = RestOfRun(now)};
+  if (lane == nullptr) return ahead;
+  const int64_t cost = lane->queue.CostBefore(job);
+  ahead.queued = lane->model.Likely(cost);
+  // Other engines' turns cost as much as this one's, if they have so much to do.
+  for (const auto& [engine, other] : lanes_) {
+    if (&other != lane) ahead.queued += other.model.Likely(std::min(cost, other.queue.cost()));
   }
-  return time;
+  return ahead;
+}
+
+absl::Status Scheduler::Impl::RefuseForNow(absl::Status status, absl::Duration wait) {
+  return WithRetryHint(std::move(status), wait * Spread());
 }
 
 double Scheduler::Impl::Spread() {
@@ -259,24 +334,11 @@ double Scheduler::Impl::Spread() {
   return 0.5 + 0.5 * spread_;
 }
 
-absl::Status Scheduler::Impl::CheckRoom(size_t jobs) {
+absl::Status Scheduler::Impl::CheckRoom(const Job& job, size_t jobs) {
   MutexLock lock(&mutex_);
-  return CheckRoomLocked(jobs, options_.clock->Now());
-}
-
-absl::Duration Scheduler::Impl::WaitAtLeast(const QueuedJob& job, const Lane& lane,
-                                            absl::Time now) const {
-  // All that can be in this job's favour: no other engine takes a turn, what runs before it fills
-  // whole batches, and the rest is in its own batch.
-  const int64_t before = lane.queue.CostBefore(job.number);
-  absl::Duration wait =
-      before / options_.max_batch_cost * lane.model.AtLeast(options_.max_batch_cost, now) +
-      lane.model.AtLeast(before % options_.max_batch_cost + job.cost, now);
-  if (running_ > 0) {
-    const absl::Duration run = running_lane_->model.AtLeast(running_cost_, now);
-    wait += std::max(run - (now - running_since_), absl::ZeroDuration());
-  }
-  return wait;
+  const absl::Time now = options_.clock->Now();
+  THRESHER_RETURN_IF_ERROR(CheckPlaces(jobs, now));
+  return CheckWait(job, FindLane(job.engine.get()), now);
 }
 
 absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
@@ -289,31 +351,35 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
 
   MutexLock lock(&mutex_);
   const absl::Time now = options_.clock->Now();
-  if (absl::Status status = CheckRoomLocked(batch.size(), now); !status.ok()) return status;
-  for (const QueuedJob& job : batch) {
-    if (job.job.deadline <= now) return DeadlineExceeded("the deadline has passed");
-  }
-
-  // The jobs delay each other too, so all are queued before any is judged.
+  THRESHER_RETURN_IF_ERROR(CheckPlaces(batch.size(), now));
   struct Place {
     Lane* lane;
-    uint64_t number;
+    Ahead ahead;  // Before the call.
+    int64_t cost;
+    uint64_t number = 0;
   };
   std::vector<Place> places;
   places.reserve(batch.size());
-  for (QueuedJob& job : batch) {
+  for (const QueuedJob& job : batch) {
     Lane& lane = LaneOf(job.job.engine);
+    THRESHER_RETURN_IF_ERROR(CheckWait(job.job, &lane, now));
+    places.push_back({&lane, AheadOf(job.job, &lane, now), lane.queue.CostBefore(job.job)});
+  }
+
+  // The jobs delay each other too, so all are queued before it is judged whether they are in time.
+  for (size_t i = 0; i < batch.size(); ++i) {
+    QueuedJob& job = batch[i];
+    Lane& lane = *places[i].lane;
     if (lane.queue.empty()) lane.served = std::max(lane.served, virtual_time_);
     job.arrival = now;
     job.number = arrivals_++;
-    places.push_back({&lane, job.number});
+    places[i].number = job.number;
     lane.queue.Push(std::move(job));
   }
   absl::Status status;
   for (const Place& place : places) {
     const QueuedJob& job = place.lane->queue.Get(place.number);
-    if (job.job.deadline == absl::InfiniteFuture()) continue;
-    status = CheckDeadline(job, WaitAtLeast(job, *place.lane, now), now);
+    status = CheckInTime(job, *place.lane, place.ahead, place.cost, now);
     if (!status.ok()) break;
   }
   if (!status.ok()) {
@@ -377,6 +443,7 @@ StepSource* Scheduler::Impl::NextSource(const Lane* lane, absl::Time now, absl::
 Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
   Batch batch;
   int64_t cost = 0;
+  absl::Time earliest = absl::InfiniteFuture();  // Deadline in the batch.
   while (!lane.queue.empty()) {
     const QueuedJob& front = lane.queue.Front();
     absl::Status status = CheckWanted(front, lane.model.AtLeast(cost + front.cost, now), now);
@@ -385,9 +452,11 @@ Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
       continue;
     }
     const bool full = batch.size() >= static_cast<size_t>(options_.max_batch_sequences) ||
-                      front.cost > options_.max_batch_cost - cost;
+                      front.cost > options_.max_batch_cost - cost ||
+                      kMargin * lane.model.Likely(cost + front.cost) > earliest - now;
     if (full && !batch.empty()) break;
     cost += front.cost;
+    earliest = std::min(earliest, front.job.deadline);
     batch.push_back(lane.queue.PopFront());
   }
   if (!batch.empty()) {
@@ -565,10 +634,8 @@ Scheduler::Snapshot Scheduler::Impl::snapshot() {
   snapshot.queued = static_cast<int32_t>(Queued());
   snapshot.running = running_;
   snapshot.pressure = snapshot.queued / static_cast<double>(options_.max_queue);
-  if (options_.max_queue_delay > absl::ZeroDuration()) {
-    snapshot.pressure =
-        std::max(snapshot.pressure,
-                 absl::FDivDuration(TimeToDrain(options_.clock->Now()), options_.max_queue_delay));
+  for (const auto& [engine, lane] : lanes_) {
+    snapshot.pressure = std::max(snapshot.pressure, PressureInTime(lane));
   }
   snapshot.pressure = std::min(snapshot.pressure, 1.0);
   absl::Time oldest = absl::InfiniteFuture();
@@ -579,6 +646,16 @@ Scheduler::Snapshot Scheduler::Impl::snapshot() {
   }
   if (oldest != absl::InfiniteFuture()) snapshot.oldest_age = options_.clock->Now() - oldest;
   return snapshot;
+}
+
+double Scheduler::Impl::PressureInTime(const Lane& lane) const {
+  const absl::Duration wait = lane.model.Likely(lane.queue.cost());
+  if (options_.max_queue_delay > absl::ZeroDuration()) {
+    return absl::FDivDuration(wait, options_.max_queue_delay);
+  }
+  if (options_.patience <= absl::ZeroDuration()) return 0.0;
+  return std::min(absl::FDivDuration(wait, options_.patience),
+                  static_cast<double>(lane.queue.size()) / SchedulerOptions::kAlwaysWait);
 }
 
 void Scheduler::Impl::StopAccepting() {
@@ -638,7 +715,9 @@ Scheduler::Scheduler(const SchedulerOptions& options, SchedulerObserver* observe
 Scheduler::~Scheduler() = default;
 
 absl::Status Scheduler::Submit(std::vector<Job> jobs) { return impl_->Submit(std::move(jobs)); }
-absl::Status Scheduler::CheckRoom(size_t jobs) { return impl_->CheckRoom(jobs); }
+absl::Status Scheduler::CheckRoom(const Job& job, size_t jobs) {
+  return impl_->CheckRoom(job, jobs);
+}
 Scheduler::Snapshot Scheduler::snapshot() const { return impl_->snapshot(); }
 void Scheduler::Attach(StepSource* source) { impl_->Attach(source); }
 void Scheduler::Notify(StepSource* source) { impl_->Notify(source); }

@@ -6,11 +6,17 @@
 // wait that long (from the oldest arrival) for more, but not when the batch is full already, a
 // deadline is near, or no more may come.
 //
-// Honest overload. The queue is bounded, in number and if wanted in time, and a full one refuses at
-// once (RESOURCE_EXHAUSTED, with a hint when to come again: retry_hint.h). A
-// deadline is DEADLINE_EXCEEDED without compute if it has passed, or if even an optimistic
-// prediction (cost_model.h) of the rest of the running batch, of what would run before the job, and
-// of the job itself misses it: at Submit, and again when a batch is formed. A cancelled job is
+// Honest overload. The queue is bounded, in number and in time: who would wait too long is refused
+// at once (RESOURCE_EXHAUSTED, with a hint when to come again: retry_hint.h). How long is too long
+// says the job's own deadline, and for jobs without one `patience`.
+// A deadline is DEADLINE_EXCEEDED without compute if it has passed, or if even an optimistic
+// prediction (cost_model.h) of the job's own batch misses it: at Submit, and again when a batch is
+// formed. At Submit the job must also be in time behind the rest of the running batch and what runs
+// before it, which counts twice: for its own batch takes as long again if as much comes behind it,
+// and so that a prediction may err by half before what was accepted is late. In the same spirit a
+// batch does not grow beyond half of the time that its most urgent job has left. Without this
+// margin all that an overloaded server accepts would be answered just too late.
+// A cancelled job is
 // dropped (CANCELLED) when its turn comes. Whoever waits is told when the executor next looks, so
 // at the latest when the batch that runs has ended; there are no timers for single jobs.
 //
@@ -67,9 +73,13 @@ struct SchedulerOptions {
   int64_t max_batch_cost = 4096;  // In Engine::Cost units. A single larger job runs alone.
   int32_t max_batch_sequences = 256;
   int32_t max_queue = 1024;  // Jobs that wait, over all models.
-  /// Refuses while what waits is expected to take longer than this, whatever its number; 0: no
-  /// bound. It holds once enough batches have been seen to expect anything.
+  /// Refuses whoever is expected to wait longer than this; 0: no bound. It holds from the first
+  /// batch on.
   absl::Duration max_queue_delay = absl::ZeroDuration();
+  /// The same for jobs without a deadline alone, and not while fewer than kAlwaysWait of their
+  /// engine's wait: a slow model's queue is no overload for being slow.
+  absl::Duration patience = absl::ZeroDuration();
+  static constexpr int32_t kAlwaysWait = 16;
   absl::Duration max_batch_delay = absl::ZeroDuration();
   Clock* clock = Clock::Real();
 };
@@ -110,14 +120,14 @@ class Scheduler {
 
   /// Takes all of the jobs or none; they may be of several engines. On error nothing was taken and
   /// no `done` is called:
-  ///   RESOURCE_EXHAUSTED  the queue has no room for all of them;
-  ///   DEADLINE_EXCEEDED   a deadline has passed, or can't be met at the present rate;
+  ///   RESOURCE_EXHAUSTED  the queue has no room for all of them, or one would wait too long;
+  ///   DEADLINE_EXCEEDED   a deadline has passed, or could not be met if nothing else were there;
   ///   UNAVAILABLE         draining or shut down.
   absl::Status Submit(std::vector<Job> jobs);
 
-  /// What Submit would say of so many jobs now for want of room, or since it is draining: asked
+  /// What Submit would say now, whatever their sequences, of so many jobs like this one: asked
   /// before work is spent on preparing them. OK promises nothing.
-  absl::Status CheckRoom(size_t jobs);
+  absl::Status CheckRoom(const Job& job, size_t jobs);
 
   /// `source` takes part from now on; after Notify it gets a turn.
   void Attach(StepSource* source);

@@ -92,5 +92,48 @@ TEST(CostModelTest, ForgetsWhatItHasNotSeenForLong) {
   EXPECT_EQ(model.AtLeast(50, later), absl::ZeroDuration());
 }
 
+TEST(CostModelTest, TheFirstBatchTellsARate) {
+  CostModel model;
+  EXPECT_EQ(model.Likely(100), absl::ZeroDuration());
+  model.Add(10, absl::Milliseconds(20), kStart);
+  EXPECT_NEAR(Milliseconds(model.Likely(100)), 200, 1e-6);
+  EXPECT_EQ(model.Likely(0), absl::ZeroDuration());
+  // Large batches count for more: 20 + 100 ms for 10 + 90, of which the first has faded a little.
+  model.Add(90, absl::Milliseconds(100), kStart);
+  EXPECT_NEAR(Milliseconds(model.Likely(100)), 120, 2);
+}
+
+TEST(CostModelTest, LikelyIsTheLineWhereItsSlopeIsSure) {
+  const CostModel model = Line(10);
+  EXPECT_NEAR(Milliseconds(model.Likely(50)), 27, 1e-6);
+  EXPECT_NEAR(Milliseconds(model.Likely(1000)), 502, 1e-6);
+}
+
+TEST(CostModelTest, LikelyIsTheRateWhereBatchesAreAlike) {
+  std::mt19937 random(1);
+  std::lognormal_distribution<double> noise(0, 0.3);
+  CostModel model;
+  for (int i = 0; i < 64; ++i) {
+    model.Add(100 + i % 3, absl::Milliseconds(50 * noise(random)), kStart);
+  }
+  // A slope from such noise might be anything, a line without one bound nothing.
+  EXPECT_NEAR(Milliseconds(model.Likely(1000)), 500, 150);
+}
+
+TEST(CostModelTest, TheRateFollowsAChangeOfSpeedWithinAFewBatches) {
+  CostModel model;
+  for (int i = 0; i < 64; ++i) model.Add(100, absl::Milliseconds(10), kStart);
+  for (int i = 0; i < 16; ++i) model.Add(100, absl::Milliseconds(30), kStart);
+  EXPECT_GT(model.Likely(100), absl::Milliseconds(27));
+}
+
+TEST(CostModelTest, TheRateIsKeptUntilANewOneIsKnown) {
+  CostModel model = Line(10);
+  const absl::Time later = kStart + absl::Hours(1);
+  EXPECT_NEAR(Milliseconds(model.Likely(50)), 27, 1e-6);
+  model.Add(50, absl::Milliseconds(100), later);
+  EXPECT_NEAR(Milliseconds(model.Likely(50)), 100, 1e-6);
+}
+
 }  // namespace
 }  // namespace thresher

@@ -40,6 +40,9 @@ TEST(JobQueueTest, OrdersByPriorityThenDeadlineThenArrival) {
   EXPECT_EQ(queue.CostBefore(3), 22);
   EXPECT_EQ(queue.CostBefore(0), 30);
   EXPECT_EQ(queue.CostBefore(5), 31);
+  EXPECT_EQ(queue.CostBefore(MakeJob(6, 0, early, 1).job), 20);  // Behind its equals.
+  EXPECT_EQ(queue.CostBefore(MakeJob(6, 5, absl::InfiniteFuture(), 1).job), 16);
+  EXPECT_EQ(queue.CostBefore(MakeJob(6, 9, late, 1).job), 0);
   std::vector<uint64_t> numbers;
   while (!queue.empty()) numbers.push_back(queue.PopFront().number);
   EXPECT_EQ(numbers, (std::vector<uint64_t>{4, 2, 1, 3, 0, 5}));

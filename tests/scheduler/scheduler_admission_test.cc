@@ -11,9 +11,18 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::kPlug;
+using testing::RunLog;
 using Code = absl::StatusCode;
 
-class SchedulerAdmissionTest : public testing::SchedulerTest {};
+class SchedulerAdmissionTest : public testing::SchedulerTest {
+ protected:
+  absl::Status CheckRoom(size_t jobs, absl::Duration timeout = absl::InfiniteDuration()) {
+    Job job;
+    job.engine = engine_;
+    job.deadline = clock_.Now() + timeout;
+    return scheduler_->CheckRoom(job, jobs);
+  }
+};
 
 // ---- Admission ----
 
@@ -52,18 +61,58 @@ TEST_F(SchedulerAdmissionTest, AFullQueueSaysWhenToComeAgain) {
   FinishTaught();
 }
 
-TEST_F(SchedulerAdmissionTest, RefusesWhileMoreWaitsThanTheDelayAllows) {
-  options_.max_queue_delay = absl::Milliseconds(150);
-  StartTaughtAndPlugged();
+TEST_F(SchedulerAdmissionTest, RefusesWhoWouldWaitLongerThanTheDelay) {
+  options_.max_queue_delay = absl::Milliseconds(125);
+  StartTaughtAndPlugged();  // 20 ms are left of the running batch.
   EXPECT_TRUE(Submit(Make(1, 100)).ok());
-  EXPECT_TRUE(Submit(Make(2, 100)).ok());  // 100 ms waited.
+  EXPECT_TRUE(Submit(Make(2, 100, absl::Seconds(9))).ok());  // Goes first.
+  EXPECT_TRUE(CheckRoom(1, absl::Seconds(8)).ok());          // And this before it.
   const absl::Status refused = Submit(Make(3, 1));
   EXPECT_EQ(refused.code(), Code::kResourceExhausted);
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("150ms is the most"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("expected to be 220ms, and 125ms is"));
   EXPECT_TRUE(RetryHint(refused));
-  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kResourceExhausted);
+  EXPECT_EQ(CheckRoom(1).code(), Code::kResourceExhausted);
   FinishTaught();
-  EXPECT_TRUE(scheduler_->CheckRoom(1).ok());
+  EXPECT_TRUE(CheckRoom(1).ok());
+}
+
+TEST_F(SchedulerAdmissionTest, JobsWithoutADeadlineWaitAsLongAsPatienceSays) {
+  options_.patience = absl::Milliseconds(100);
+  StartTaughtAndPlugged();  // 20 ms are left of the running batch.
+  constexpr int kAlways = SchedulerOptions::kAlwaysWait;
+  for (int i = 1; i <= kAlways; ++i) ASSERT_TRUE(Submit(Make(i, 5)).ok());
+  EXPECT_EQ(scheduler_->snapshot().pressure, 80.0 / 100);
+  EXPECT_TRUE(Submit(Make(kAlways + 1, 100)).ok());  // Behind 100 ms.
+  EXPECT_EQ(scheduler_->snapshot().pressure, 1.0);
+  const absl::Status refused = Submit(Make(99, 1));
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("expected to be 200ms, and 100ms is"));
+  EXPECT_TRUE(RetryHint(refused));
+  EXPECT_TRUE(Submit(Make(98, 1, absl::Seconds(9))).ok());  // It says that it has time.
+  FinishTaught();
+}
+
+TEST_F(SchedulerAdmissionTest, AFewWaitForASlowModelWhateverPatienceSays) {
+  options_.patience = absl::Milliseconds(100);
+  StartTaughtAndPlugged();
+  for (int i = 1; i <= SchedulerOptions::kAlwaysWait; ++i) {
+    EXPECT_LT(scheduler_->snapshot().pressure, 1.0);
+    EXPECT_TRUE(Submit(Make(i, 1000)).ok());
+  }
+  EXPECT_EQ(Submit(Make(99, 1)).code(), Code::kResourceExhausted);
+  EXPECT_EQ(scheduler_->snapshot().pressure, 1.0);
+  // One of another model waits for the batch that runs and its turn, no more.
+  EXPECT_TRUE(Submit(answers_.MakeJob(NewEngine(), 100, 1)).ok());
+  FinishTaught();
+}
+
+TEST_F(SchedulerAdmissionTest, WhatRunsLaterDelaysNobody) {
+  options_.patience = absl::Milliseconds(100);
+  StartTaughtAndPlugged();
+  for (int i = 1; i <= 20; ++i) ASSERT_TRUE(Submit(Make(i, 50, absl::Hours(1), -1)).ok());
+  EXPECT_TRUE(Submit(Make(99, 1)).ok());
+  EXPECT_TRUE(Submit(Make(98, 1, absl::Milliseconds(22))).ok());
+  EXPECT_EQ(FinishTaught().front(), (RunLog::Tags{98}));
 }
 
 TEST_F(SchedulerAdmissionTest, SaysThatACallIsLargerThanTheQueue) {
@@ -80,27 +129,27 @@ TEST_F(SchedulerAdmissionTest, SaysThatACallIsLargerThanTheQueue) {
 TEST_F(SchedulerAdmissionTest, TellsOfRoomWithoutTakingIt) {
   options_.max_queue = 2;
   StartPlugged();
-  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());
-  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());  // The first took nothing.
+  EXPECT_TRUE(CheckRoom(2).ok());
+  EXPECT_TRUE(CheckRoom(2).ok());  // The first took nothing.
   ASSERT_TRUE(Submit(Make(1, 1)).ok());
-  EXPECT_TRUE(scheduler_->CheckRoom(1).ok());
-  const absl::Status full = scheduler_->CheckRoom(2);
+  EXPECT_TRUE(CheckRoom(1).ok());
+  const absl::Status full = CheckRoom(2);
   EXPECT_EQ(full.code(), Code::kResourceExhausted);
   EXPECT_THAT(std::string(full.message()), HasSubstr("1 of 2 places are taken and 2 are wanted"));
-  const absl::Status too_many = scheduler_->CheckRoom(3);
+  const absl::Status too_many = CheckRoom(3);
   EXPECT_EQ(too_many.code(), Code::kResourceExhausted);
   EXPECT_THAT(std::string(too_many.message()), HasSubstr("send fewer"));
   EXPECT_EQ(scheduler_->snapshot().queued, 1);
   EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1)));
-  EXPECT_TRUE(scheduler_->CheckRoom(2).ok());  // The room has come back.
+  EXPECT_TRUE(CheckRoom(2).ok());  // The room has come back.
 }
 
 TEST_F(SchedulerAdmissionTest, HasNoRoomWhileItDrains) {
   StartPlugged();
   scheduler_->StopAccepting();
-  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kUnavailable);
+  EXPECT_EQ(CheckRoom(1).code(), Code::kUnavailable);
   EXPECT_TRUE(Finish().empty());
-  EXPECT_EQ(scheduler_->CheckRoom(1).code(), Code::kUnavailable);
+  EXPECT_EQ(CheckRoom(1).code(), Code::kUnavailable);
 }
 
 TEST_F(SchedulerAdmissionTest, TakesNoJobsAsDone) {
@@ -176,20 +225,37 @@ TEST_F(SchedulerAdmissionTest, RefusesADeadlineThatTheJobAloneWouldMiss) {
   EXPECT_EQ(answers_.code(2), Code::kOk);
 }
 
-TEST_F(SchedulerAdmissionTest, PredictionCountsTheRunningBatchAndWhatGoesBefore) {
+TEST_F(SchedulerAdmissionTest, WhatGoesBeforeCountsTwiceAndTheRestOfTheBatchOnce) {
   StartTaughtAndPlugged();  // 20 ms are left of the running batch.
   ASSERT_TRUE(Submit(Make(1, 30, absl::Seconds(1))).ok());
   ASSERT_TRUE(Submit(Make(2, 500)).ok());  // Without a deadline: behind all that have one.
-  EXPECT_EQ(Submit(Make(3, 10, absl::Milliseconds(29))).code(), Code::kDeadlineExceeded);
+  const auto refused = [&](Job job) {
+    const absl::Status status = Submit(std::move(job));
+    // Another time it may be in time.
+    EXPECT_EQ(status.code(), Code::kResourceExhausted) << status;
+    EXPECT_TRUE(RetryHint(status));
+  };
+  refused(Make(3, 10, absl::Milliseconds(29)));
   EXPECT_TRUE(Submit(Make(4, 10, absl::Milliseconds(31))).ok());  // Before 1.
-  EXPECT_EQ(Submit(Make(5, 10, absl::Milliseconds(69), -1)).code(), Code::kDeadlineExceeded);
-  EXPECT_TRUE(Submit(Make(6, 10, absl::Milliseconds(31 + 10), 1)).ok());  // Before 4.
+  refused(Make(5, 10, absl::Milliseconds(20 + 2 * 540 + 9), -1));
+  EXPECT_TRUE(Submit(Make(6, 10, absl::Milliseconds(31), 1)).ok());  // Before 4.
+  refused(Make(7, 10, absl::Milliseconds(20 + 2 * 20 + 9)));
+  EXPECT_TRUE(Submit(Make(8, 10, absl::Milliseconds(20 + 2 * 20 + 11))).ok());
+}
+
+TEST_F(SchedulerAdmissionTest, RefusesWhoCanNotBeInTimeBeforeWorkIsSpentOnIt) {
+  StartTaughtAndPlugged();
+  ASSERT_TRUE(Submit(Make(1, 30, absl::Milliseconds(60))).ok());
+  EXPECT_EQ(CheckRoom(1, absl::Milliseconds(79)).code(), Code::kResourceExhausted);
+  EXPECT_TRUE(CheckRoom(1, absl::Milliseconds(81)).ok());
+  EXPECT_TRUE(CheckRoom(1, absl::Milliseconds(59)).ok());  // Before the other.
+  EXPECT_EQ(CheckRoom(1, absl::ZeroDuration()).code(), Code::kDeadlineExceeded);
 }
 
 TEST_F(SchedulerAdmissionTest, PredictionCountsWhatHasAlreadyRunOfTheBatch) {
   StartTaughtAndPlugged();
   clock_.Advance(absl::Milliseconds(15));
-  EXPECT_EQ(Submit(Make(1, 10, absl::Milliseconds(14))).code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(Submit(Make(1, 10, absl::Milliseconds(14))).code(), Code::kResourceExhausted);
   EXPECT_TRUE(Submit(Make(2, 10, absl::Milliseconds(16))).ok());
   clock_.Advance(absl::Milliseconds(50));  // Far longer than predicted: any moment now.
   EXPECT_TRUE(Submit(Make(3, 10, absl::Milliseconds(11))).ok());
@@ -203,21 +269,28 @@ TEST_F(SchedulerAdmissionTest, JobsOfOneCallDelayEachOther) {
     jobs.push_back(Make(2, 10, timeout));
     return scheduler_->Submit(std::move(jobs));
   };
-  EXPECT_EQ(both(absl::Milliseconds(39)).code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(both(absl::Milliseconds(39)).code(), Code::kResourceExhausted);
   EXPECT_EQ(scheduler_->snapshot().queued, 0);  // None was taken.
   EXPECT_EQ(scheduler_->snapshot().queued_cost, 0);
-  EXPECT_TRUE(both(absl::Milliseconds(41)).ok());
+  EXPECT_TRUE(both(absl::Milliseconds(61)).ok());
   EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(1, 2)));
 }
 
 TEST_F(SchedulerAdmissionTest, DropsAtBatchFormationWhatCanNoLongerBeInTime) {
   StartTaughtAndPlugged();
   ASSERT_TRUE(Submit(Make(1, 10, absl::Milliseconds(35))).ok());
-  ASSERT_TRUE(Submit(Make(2, 2, absl::Milliseconds(36))).ok());
-  clock_.Advance(absl::Milliseconds(10));  // The plug takes 30 ms in all: 5 and 6 are left.
+  ASSERT_TRUE(Submit(Make(2, 2, absl::Milliseconds(43))).ok());
+  clock_.Advance(absl::Milliseconds(10));  // The plug takes 30 ms in all: 5 and 13 are left.
   EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(2)));
   EXPECT_EQ(answers_.code(1), Code::kDeadlineExceeded);
   EXPECT_EQ(answers_.code(2), Code::kOk);
+}
+
+TEST_F(SchedulerAdmissionTest, ABatchGrowsNoFurtherThanLeavesItsFirstJobTwiceTheTime) {
+  StartTaughtAndPlugged();
+  ASSERT_TRUE(Submit(Make(1, 10, absl::Milliseconds(82))).ok());  // When it runs, 62 are left.
+  for (int i = 2; i <= 5; ++i) ASSERT_TRUE(Submit(Make(i, 10, absl::Seconds(9))).ok());
+  EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(1, 2, 3), ElementsAre(4, 5)));
 }
 
 TEST_F(SchedulerAdmissionTest, ASpellOfSlownessDoesNotRefuseForEver) {
