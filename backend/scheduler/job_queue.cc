@@ -19,6 +19,7 @@ void JobQueue::Push(QueuedJob job) {
   order_.insert({OrderOf(job), job.cost});
   if (job.job.deadline != absl::InfiniteFuture()) deadlines_.insert({job.job.deadline, job.number});
   cost_ += job.cost;
+  calls_ += job.leads ? 1 : 0;
   const uint64_t number = job.number;
   jobs_.emplace(number, std::move(job));
 }
@@ -28,6 +29,7 @@ QueuedJob JobQueue::Remove(uint64_t number) {
   order_.erase(OrderOf(job));
   deadlines_.erase({job.job.deadline, number});
   cost_ -= job.cost;
+  calls_ -= job.leads ? 1 : 0;
   return job;
 }
 

@@ -26,6 +26,7 @@ struct QueuedJob {
   int64_t cost = 1;
   absl::Time arrival;
   uint64_t number = 0;  // Counts arrivals: unique in the scheduler.
+  bool leads = true;    // The first of those that came together, in one call.
 };
 
 class JobQueue {
@@ -33,6 +34,8 @@ class JobQueue {
   void Push(QueuedJob job);
   bool empty() const { return jobs_.empty(); }
   size_t size() const { return jobs_.size(); }
+  /// Calls whose first job is here.
+  size_t calls() const { return calls_; }
   /// Of all jobs.
   int64_t cost() const { return cost_; }
 
@@ -111,6 +114,7 @@ class JobQueue {
   __gnu_pbds::tree<Order, int64_t, std::less<Order>, __gnu_pbds::rb_tree_tag, CostSums> order_;
   std::set<std::pair<absl::Time, uint64_t>> deadlines_;  // The finite ones.
   int64_t cost_ = 0;
+  size_t calls_ = 0;
 };
 
 }  // namespace thresher

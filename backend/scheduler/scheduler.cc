@@ -141,6 +141,8 @@ class Scheduler::Impl {
   Ahead AheadOf(const Job& job, const Lane* lane, absl::Time now) const;
   /// Whether so many more may wait.
   absl::Status CheckPlaces(size_t jobs, absl::Time now);
+  /// How long a job like this may wait at most.
+  absl::Duration MostWait(const Job& job, const Lane* lane, absl::Time now) const;
   /// Whether a job like this would wait too long.
   absl::Status CheckWait(const Job& job, const Lane* lane, absl::Time now);
   /// Whether a job that is in the lane will be in time; `before_call` is what was ahead of it
@@ -148,7 +150,7 @@ class Scheduler::Impl {
   absl::Status CheckInTime(const QueuedJob& job, const Lane& lane, const Ahead& before_call,
                            int64_t cost_before_call, absl::Time now);
   absl::Status RefuseForNow(absl::Status status, absl::Duration wait);
-  /// How near jobs without a deadline are to being refused; 1 and more: they are.
+  /// How near the lane is to refusing for want of time; 1 and more: it refuses.
   double PressureInTime(const Lane& lane) const;
   /// From one half to one, another each time: callers who are refused together come back apart.
   double Spread();
@@ -261,27 +263,26 @@ absl::Status Scheduler::Impl::CheckPlaces(size_t jobs, absl::Time now) {
                       wait);
 }
 
+absl::Duration Scheduler::Impl::MostWait(const Job& job, const Lane* lane, absl::Time now) const {
+  if (options_.max_queue_delay > absl::ZeroDuration()) return options_.max_queue_delay;
+  const bool long_queue = lane != nullptr && lane->queue.calls() >= SchedulerOptions::kAlwaysWait;
+  if (options_.patience <= absl::ZeroDuration() || !long_queue) return absl::InfiniteDuration();
+  if (job.deadline == absl::InfiniteFuture()) return options_.patience;
+  return std::max(options_.patience, (job.deadline - now) / 10);
+}
+
 absl::Status Scheduler::Impl::CheckWait(const Job& job, const Lane* lane, absl::Time now) {
   if (job.deadline <= now) return DeadlineExceeded("the deadline has passed");
   const Ahead ahead = AheadOf(job, lane, now);
-  const auto too_long = [&](absl::Duration most) {
+  if (const absl::Duration most = MostWait(job, lane, now); ahead.all() > most) {
     return RefuseForNow(
         ResourceExhausted("the wait is expected to be {}, and {} is the most",
                           absl::FormatDuration(ahead.all()), absl::FormatDuration(most)),
         ahead.all());
-  };
-  if (options_.max_queue_delay > absl::ZeroDuration() && ahead.all() > options_.max_queue_delay) {
-    return too_long(options_.max_queue_delay);
   }
-  if (job.deadline != absl::InfiniteFuture()) {
-    if (ahead.running + kMargin * ahead.queued <= job.deadline - now) return absl::OkStatus();
-    return RefuseForNow(BehindOthers(job.deadline - now, ahead.all()), ahead.all());
-  }
-  const bool long_queue = lane != nullptr && lane->queue.size() >= SchedulerOptions::kAlwaysWait;
-  if (options_.patience > absl::ZeroDuration() && long_queue && ahead.all() > options_.patience) {
-    return too_long(options_.patience);
-  }
-  return absl::OkStatus();
+  const absl::Duration left = job.deadline - now;
+  if (ahead.running + kMargin * ahead.queued <= left) return absl::OkStatus();
+  return RefuseForNow(BehindOthers(left, ahead.all()), ahead.all());
 }
 
 absl::Status Scheduler::Impl::CheckInTime(const QueuedJob& job, const Lane& lane,
@@ -373,6 +374,7 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
     if (lane.queue.empty()) lane.served = std::max(lane.served, virtual_time_);
     job.arrival = now;
     job.number = arrivals_++;
+    job.leads = i == 0;
     places[i].number = job.number;
     lane.queue.Push(std::move(job));
   }
@@ -655,7 +657,7 @@ double Scheduler::Impl::PressureInTime(const Lane& lane) const {
   }
   if (options_.patience <= absl::ZeroDuration()) return 0.0;
   return std::min(absl::FDivDuration(wait, options_.patience),
-                  static_cast<double>(lane.queue.size()) / SchedulerOptions::kAlwaysWait);
+                  static_cast<double>(lane.queue.calls()) / SchedulerOptions::kAlwaysWait);
 }
 
 void Scheduler::Impl::StopAccepting() {

@@ -8,7 +8,7 @@
 //
 // Honest overload. The queue is bounded, in number and in time: who would wait too long is refused
 // at once (RESOURCE_EXHAUSTED, with a hint when to come again: retry_hint.h). How long is too long
-// says the job's own deadline, and for jobs without one `patience`.
+// say `patience` and the job's own deadline.
 // A deadline is DEADLINE_EXCEEDED without compute if it has passed, or if even an optimistic
 // prediction (cost_model.h) of the job's own batch misses it: at Submit, and again when a batch is
 // formed. At Submit the job must also be in time behind the rest of the running batch and what runs
@@ -16,9 +16,9 @@
 // and so that a prediction may err by half before what was accepted is late. In the same spirit a
 // batch does not grow beyond half of the time that its most urgent job has left. Without this
 // margin all that an overloaded server accepts would be answered just too late.
-// A cancelled job is
-// dropped (CANCELLED) when its turn comes. Whoever waits is told when the executor next looks, so
-// at the latest when the batch that runs has ended; there are no timers for single jobs.
+// A cancelled job is dropped (CANCELLED) when its turn comes. Whoever waits is told when the
+// executor next looks, so at the latest when the batch that runs has ended; there are no timers for
+// single jobs.
 //
 // Fairness: engines take turns by the cost they were served (start-time fair queueing): next is the
 // engine that was served least, and one that had no work joins level with the batch that runs, so
@@ -76,10 +76,11 @@ struct SchedulerOptions {
   /// Refuses whoever is expected to wait longer than this; 0: no bound. It holds from the first
   /// batch on.
   absl::Duration max_queue_delay = absl::ZeroDuration();
-  /// The same for jobs without a deadline alone, and not while fewer than kAlwaysWait of their
-  /// engine's wait: a slow model's queue is no overload for being slow.
+  /// The same, but a job whose deadline is more than ten times as far may wait for a tenth of that;
+  /// and it holds for no engine of which fewer than kAlwaysWait calls wait. A server under 90 % of
+  /// its load has so many in its queue, however slow it is; more wait only under overload.
   absl::Duration patience = absl::ZeroDuration();
-  static constexpr int32_t kAlwaysWait = 16;
+  static constexpr size_t kAlwaysWait = 12;
   absl::Duration max_batch_delay = absl::ZeroDuration();
   Clock* clock = Clock::Real();
 };

@@ -32,6 +32,7 @@ TEST(JobQueueTest, OrdersByPriorityThenDeadlineThenArrival) {
   queue.Push(MakeJob(4, 5, late, 16));
   queue.Push(MakeJob(5, -5, early, 32));
   EXPECT_EQ(queue.cost(), 63);
+  EXPECT_EQ(queue.calls(), 6u);
   EXPECT_EQ(queue.Oldest().number, 0u);
   EXPECT_EQ(queue.EarliestDeadline(), early);
   EXPECT_EQ(queue.CostBefore(4), 0);
@@ -47,6 +48,7 @@ TEST(JobQueueTest, OrdersByPriorityThenDeadlineThenArrival) {
   while (!queue.empty()) numbers.push_back(queue.PopFront().number);
   EXPECT_EQ(numbers, (std::vector<uint64_t>{4, 2, 1, 3, 0, 5}));
   EXPECT_EQ(queue.cost(), 0);
+  EXPECT_EQ(queue.calls(), 0u);
   EXPECT_EQ(queue.EarliestDeadline(), absl::InfiniteFuture());
 }
 

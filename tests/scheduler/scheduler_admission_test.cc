@@ -76,33 +76,38 @@ TEST_F(SchedulerAdmissionTest, RefusesWhoWouldWaitLongerThanTheDelay) {
   EXPECT_TRUE(CheckRoom(1).ok());
 }
 
-TEST_F(SchedulerAdmissionTest, JobsWithoutADeadlineWaitAsLongAsPatienceSays) {
+TEST_F(SchedulerAdmissionTest, JobsWaitAsLongAsPatienceSays) {
   options_.patience = absl::Milliseconds(100);
   StartTaughtAndPlugged();  // 20 ms are left of the running batch.
   constexpr int kAlways = SchedulerOptions::kAlwaysWait;
   for (int i = 1; i <= kAlways; ++i) ASSERT_TRUE(Submit(Make(i, 5)).ok());
-  EXPECT_EQ(scheduler_->snapshot().pressure, 80.0 / 100);
-  EXPECT_TRUE(Submit(Make(kAlways + 1, 100)).ok());  // Behind 100 ms.
+  EXPECT_EQ(scheduler_->snapshot().pressure, 5.0 * kAlways / 100);
+  EXPECT_TRUE(Submit(Make(kAlways + 1, 120 - 5 * kAlways)).ok());  // Behind less than 100 ms.
   EXPECT_EQ(scheduler_->snapshot().pressure, 1.0);
   const absl::Status refused = Submit(Make(99, 1));
   EXPECT_EQ(refused.code(), Code::kResourceExhausted);
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("expected to be 200ms, and 100ms is"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("expected to be 140ms, and 100ms is"));
   EXPECT_TRUE(RetryHint(refused));
-  EXPECT_TRUE(Submit(Make(98, 1, absl::Seconds(9))).ok());  // It says that it has time.
+  // What has a deadline goes first, and waits for as long as it takes less than a tenth of that.
+  EXPECT_TRUE(Submit(Make(98, 500, absl::Seconds(2))).ok());
+  EXPECT_EQ(Submit(Make(97, 1, absl::Seconds(5))).code(), Code::kResourceExhausted);
+  EXPECT_TRUE(Submit(Make(96, 1, absl::Seconds(6))).ok());
   FinishTaught();
 }
 
 TEST_F(SchedulerAdmissionTest, AFewWaitForASlowModelWhateverPatienceSays) {
   options_.patience = absl::Milliseconds(100);
   StartTaughtAndPlugged();
-  for (int i = 1; i <= SchedulerOptions::kAlwaysWait; ++i) {
+  for (int i = 1; i <= static_cast<int>(SchedulerOptions::kAlwaysWait); ++i) {
     EXPECT_LT(scheduler_->snapshot().pressure, 1.0);
-    EXPECT_TRUE(Submit(Make(i, 1000)).ok());
+    std::vector<Job> call;  // Its jobs came together and count as one.
+    for (int j = 0; j < 3; ++j) call.push_back(Make(10 * i + j, 1000));
+    EXPECT_TRUE(scheduler_->Submit(std::move(call)).ok());
   }
-  EXPECT_EQ(Submit(Make(99, 1)).code(), Code::kResourceExhausted);
+  EXPECT_EQ(Submit(Make(999, 1)).code(), Code::kResourceExhausted);
   EXPECT_EQ(scheduler_->snapshot().pressure, 1.0);
   // One of another model waits for the batch that runs and its turn, no more.
-  EXPECT_TRUE(Submit(answers_.MakeJob(NewEngine(), 100, 1)).ok());
+  EXPECT_TRUE(Submit(answers_.MakeJob(NewEngine(), 998, 1)).ok());
   FinishTaught();
 }
 
