@@ -213,6 +213,7 @@ Json ToJson(const LoadReport& report, const LevelReport& level) {
   json["latency"] = LatencyJson(run.all.latency);
   json["split"] = SplitJson(level.split);
   json["outcomes"] = OutcomesJson(run.all);
+  json["refusal_latency"] = LatencyJson(run.all.refusal);
   json["confidence"] = ConfidenceJson(run.all);
   json["generator_limited"] = !level.limits.empty();
   json["generator"] = GeneratorJson(run.generator, level.limits);
@@ -367,7 +368,12 @@ std::vector<std::string> LoadNotes(const LoadReport& report, const LevelReport& 
   }
   for (const auto& [code, count] : run.all.outcomes) {
     if (code == absl::StatusCode::kOk) continue;
-    notes.push_back(fmt::format("{} {}: {}", count, absl::StatusCodeToString(code),
+    const bool refused = code == absl::StatusCode::kResourceExhausted;
+    const std::string after =
+        refused ? fmt::format(" (p50 {}, p99 {})", TimeText(run.all.refusal.Percentile(0.5)),
+                              TimeText(run.all.refusal.Percentile(0.99)))
+                : "";
+    notes.push_back(fmt::format("{} {}{}: {}", count, absl::StatusCodeToString(code), after,
                                 Printable(run.all.messages.at(code))));
   }
   if (level.scenario) {

@@ -18,6 +18,7 @@ void Tally::Add(const Completion& call, absl::Duration due, const std::optional<
   ++outcomes[call.code];
   if (call.code != absl::StatusCode::kOk) {
     messages.emplace(call.code, call.message);
+    if (call.code == absl::StatusCode::kResourceExhausted) refusal.Add(call.received - due);
     return;
   }
   latency.Add(call.received - due);

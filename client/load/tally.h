@@ -54,6 +54,8 @@ class Tally {
   LatencyHistogram latency;
   LatencyHistogram first_token;  // From when the request was due.
   LatencyHistogram inter_token;
+  // Of calls that were RESOURCE_EXHAUSTED: how long it took to say so.
+  LatencyHistogram refusal;
 
  private:
   int64_t ended_ = 0;

@@ -25,8 +25,9 @@ load::LoadReport Report() {
   load::RunResult& run = level.run;
   for (int i = 1; i <= 100; ++i) run.all.Add({.received = Ms(i)}, Ms(0), report.bound);
   for (int i = 0; i < 4; ++i) {
-    run.all.Add({.code = absl::StatusCode::kResourceExhausted, .message = "full"}, Ms(0),
-                report.bound);
+    run.all.Add(
+        {.code = absl::StatusCode::kResourceExhausted, .message = "full", .received = Ms(3)}, Ms(0),
+        report.bound);
   }
   run.due = run.sent = 104;
   run.throughput = 50;
@@ -66,6 +67,7 @@ TEST(LoadFormatTest, NumbersAreThoseByHand) {
   EXPECT_EQ(json["outcomes"]["ok"], 100);
   EXPECT_EQ(json["outcomes"]["resource_exhausted"], 4);
   EXPECT_EQ(json["errors"]["resource_exhausted"], "full");
+  EXPECT_EQ(json["refusal_latency"]["max"], 0.003);
   EXPECT_EQ(json["bound"]["late"], 54);
   EXPECT_EQ(json["bound"]["kept"], false);
   EXPECT_EQ(json["generator_limited"], false);
@@ -80,7 +82,7 @@ TEST(LoadFormatTest, TheTableAndItsNotesSayTheSame) {
   const std::string text = ToText(report);
   EXPECT_THAT(text, AllOf(StartsWith("LOAD"), HasSubstr("concurrency 3  52.0       50.0"),
                           HasSubstr("bound p90 <= 50.0 ms: broken, 54 of 104 late"),
-                          HasSubstr("4 RESOURCE_EXHAUSTED: full"),
+                          HasSubstr("4 RESOURCE_EXHAUSTED (p50 3.0"),
                           HasSubstr("what this server does not tell"),
                           HasSubstr("GENERATOR LIMITED: it was tired")));
 }
