@@ -58,8 +58,8 @@ constexpr std::array kSettings = {
     Setting{"max_queue", "Limits", "N", "Sequences that may wait; more are refused at once"},
     Setting{
         "max_queue_delay", "Limits", "TIME",
-        "Refuse whoever is expected to wait longer than this; 0s: no bound [as long as the call's "
-        "deadline allows, without one 1s]"},
+        "Refuse whoever is expected to wait longer than this; 0s: no bound [1s or a tenth of the "
+        "call's deadline, once 12 calls wait]"},
     Setting{
         "elastic", "Limits", "true|false",
         "Serve requests that allow a quality loss densely while nothing waits, and prune more as "

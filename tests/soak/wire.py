@@ -76,7 +76,7 @@ def generate(model, max_tokens):
 class Connection:
     """A socket, and what came from it as frames."""
 
-    def __init__(self, address, timeout=60):
+    def __init__(self, address, timeout=240):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
