@@ -30,25 +30,27 @@ class Hbm2 final : public Dram {
 
   bool TrySend(const DramRequest& request, int64_t now_ps) override {
     SetTime(now_ps);
-    const int32_t c = map_.Channel(request.address);
-    Hbm2Channel& channel = channels_[c];
+    const Hbm2Location where = map_.Locate(request.address);
+    Hbm2Channel& channel = channels_[where.channel];
     if (!channel.MakeRoom(next_clock_, clock_)) return false;
-    channel.Send(map_.Locate(request.address), request.write, request.tag, next_clock_);
-    earliest_done_[c] = channel.EarliestDone();
+    channel.Send(where, request.write, request.tag, next_clock_);
+    earliest_done_[where.channel] = channel.EarliestDone(next_clock_);
     return true;
   }
 
   void AdvanceTo(int64_t now_ps, std::vector<DramCompletion>* completions) override {
     SetTime(now_ps);
     const size_t before = completions->size();
+    const int64_t done_clock = clock_, clock = next_clock_;
     int sources = 0;
-    for (int32_t c = 0; c < config_.channels; ++c) {
-      if (clock_ < earliest_done_[c]) continue;
-      Hbm2Channel& channel = channels_[c];
-      channel.RunUntil(next_clock_);
-      channel.Collect(clock_, completions);
-      earliest_done_[c] = channel.EarliestDone();
-      ++sources;
+    Hbm2Channel* channel = channels_.data();
+    for (int64_t& earliest : earliest_done_) {
+      if (earliest <= done_clock) {
+        channel->Collect(done_clock, clock, completions);
+        earliest = channel->EarliestDone(clock);
+        ++sources;
+      }
+      ++channel;
     }
     if (sources > 1) SortByTime(completions->begin() + before, completions->end());
   }
@@ -67,14 +69,17 @@ class Hbm2 final : public Dram {
   }
 
   void set_observer(DramObserver* observer) override {
-    for (Hbm2Channel& channel : channels_) channel.set_observer(observer);
+    for (Hbm2Channel& channel : channels_) {
+      channel.RunUntil(next_clock_);
+      channel.set_observer(observer);
+    }
   }
 
   const v1::DramCounts& counts() const override {
     counts_.Clear();
     for (Hbm2Channel& channel : channels_) {
       channel.RunUntil(next_clock_);
-      const Hbm2Channel::Counts& counts = channel.counts();
+      const Hbm2Channel::Counts counts = channel.counts();
       counts_.set_reads(counts_.reads() + counts.reads);
       counts_.set_writes(counts_.writes() + counts.writes);
       counts_.set_activations(counts_.activations() + counts.activations);
@@ -92,7 +97,7 @@ class Hbm2 final : public Dram {
     double joules = 0;
     for (Hbm2Channel& channel : channels_) {
       channel.RunUntil(next_clock_);
-      const Hbm2Channel::Counts& counts = channel.counts();
+      const Hbm2Channel::Counts counts = channel.counts();
       const auto bits = static_cast<double>((counts.reads + counts.writes) * kHbm2BurstBytes * 8);
       joules += static_cast<double>(counts.activations) * config_.joules_per_activation +
                 bits * config_.joules_per_bit;

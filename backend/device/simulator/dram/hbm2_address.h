@@ -27,12 +27,10 @@ class Hbm2AddressMap {
 
   int32_t Channel(uint64_t address) const { return static_cast<int32_t>(Of(kChannel, address)); }
   Hbm2Location Locate(uint64_t address) const {
-    const auto of = [&](Field field) { return static_cast<int32_t>(Of(field, address)); };
-    return {.channel = of(kChannel),
-            .pseudo_channel = of(kPseudoChannel),
-            .bank = of(kBankGroup) * 4 + of(kBank),
-            .row = of(kRow),
-            .column = of(kColumn)};
+    if (split_) [[unlikely]] {
+      return From([&](Field field) { return Of(field, address); });
+    }
+    return From([&](Field field) { return first_[field].Of(address); });
   }
 
  private:
@@ -46,6 +44,15 @@ class Hbm2AddressMap {
     uint32_t Of(uint64_t address) const { return static_cast<uint32_t>(address >> shift) & mask; }
   };
 
+  template <typename Value>
+  static Hbm2Location From(const Value& value) {
+    const auto of = [&](Field field) { return static_cast<int32_t>(value(field)); };
+    return {.channel = of(kChannel),
+            .pseudo_channel = of(kPseudoChannel),
+            .bank = of(kBankGroup) * 4 + of(kBank),
+            .row = of(kRow),
+            .column = of(kColumn)};
+  }
   uint32_t Of(Field field, uint64_t address) const {
     uint32_t value = first_[field].Of(address);
     if (split_) {

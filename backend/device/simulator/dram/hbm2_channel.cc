@@ -1,14 +1,14 @@
 #include "backend/device/simulator/dram/hbm2_channel.h"
 
 #include <bit>
+#include <utility>
 
 namespace thresher {
 namespace {
 
 constexpr uint32_t kAllBanks = (1u << kHbm2Banks) - 1;
-constexpr uint32_t kGroupBanks = (1u << kHbm2BanksPerGroup) - 1;
-// Before all times: what never happened holds nothing up.
-constexpr int64_t kLongAgo = -(int64_t{1} << 40);
+// Before all times that matter.
+constexpr int64_t kLongAgo = -kHbm2MaxTiming;
 
 constexpr uint32_t Bit(int bank) { return 1u << bank; }
 constexpr unsigned GroupOf(int bank) { return static_cast<unsigned>(bank) / kHbm2BanksPerGroup; }
@@ -24,13 +24,25 @@ inline void Raise(int64_t value, int64_t* least) { *least = std::max(*least, val
 
 Hbm2Channel::Hbm2Channel(const Hbm2Config& config, int32_t channel)
     : timing_(config.timing),
+      turns_{{{.done = timing_.read_data(),
+               .next = timing_.column_gap(),
+               .next_in_group = timing_.ccd_l,
+               .turned = timing_.read_to_write(),
+               .turned_in_group = timing_.read_to_write(),
+               .precharge = timing_.rtp},
+              {.done = timing_.write_data(),
+               .next = timing_.column_gap(),
+               .next_in_group = timing_.ccd_l,
+               .turned = timing_.write_data() + timing_.wtr_s,
+               .turned_in_group = timing_.write_data() + timing_.wtr_l,
+               .precharge = timing_.write_data() + timing_.wr}}},
       page_policy_(config.page_policy),
       refresh_(config.refresh),
       depth_(config.queue_depth),
       patience_(config.patience),
       channel_(channel),
-      groups_hold_rows_(config.timing.rrd_l > config.timing.rrd_s),
       flight_mask_(std::bit_ceil(static_cast<uint32_t>(config.queue_depth)) - 1),
+      read_latency_(timing_.read_data()),
       least_latency_(std::min(timing_.read_data(), timing_.write_data())) {
   Reset();
 }
@@ -41,20 +53,22 @@ void Hbm2Channel::Reset() {
   for (PseudoChannel& pc : pcs_) {
     pc = {};
     pc.index = index++;
-    pc.last_activations.fill(kLongAgo);
+    for (BankLanes& lanes : pc.wanted) lanes.Fill(BankLanes::kMost);
     if (refresh_ == v1::Hbm2Spec::ALL_BANK) pc.refresh_due = timing_.refi;
     if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) pc.refresh_due = timing_.refi_sb;
   }
   queue_.assign(depth_, {});
-  for (int r = 0; r + 1 < depth_; ++r) queue_[r].newer = static_cast<int16_t>(r + 1);
-  free_ = 0;
-  waiting_ = held_ = 0;
+  for (int r = 0; r + 1 < depth_; ++r) queue_[r].newer = &queue_[r + 1];
+  free_ = queue_.data();
+  new_oldest_ = new_newest_ = nullptr;
+  writes_waiting_ = held_ = 0;
   next_order_ = 1;
-  clock_ = column_bus_ = row_bus_ = 0;
+  next_arrival_ = kNever;
+  base_ = clock_ = column_bus_ = row_bus_ = 0;
   next_step_ = 0;
-  row_clock_ = -1;
   flights_.resize(flight_mask_ + 1);
   flight_begin_ = flight_end_ = 0;
+  latest_key_ = 0;
   flight_done_ = kNever;
   done_.clear();
   SetDeadline();
@@ -62,271 +76,137 @@ void Hbm2Channel::Reset() {
 
 // ---- Requests come and go ----
 
-void Hbm2Channel::Send(const Hbm2Location& where, bool write, uint64_t tag, int64_t clock) {
-  RunUntil(clock);
-  clock_ = std::max(clock_, clock);
-  next_step_ = clock;
-  ++held_;
-  ++waiting_;
-  ++counts_.requests;
-  PseudoChannel& pc = pcs_[where.pseudo_channel];
-  Bank& bank = pc.banks[where.bank];
-  const int16_t r = free_;
-  Request& request = queue_[r];
-  free_ = request.newer;
-  request = {.order = next_order_++,
-             .arrival = clock,
-             .tag = tag,
-             .row = where.row,
-             .direction = write ? kWrite : kRead};
+/// Makes the oldest of the new requests known to its bank. False if that changes no choice.
+inline bool Hbm2Channel::Admit() {
+  Request& request = *new_oldest_;
+  new_oldest_ = request.newer;
+  next_arrival_ = new_oldest_ == nullptr ? kNever : new_oldest_->arrival;
+  clock_ = std::max(clock_, request.arrival - base_);
+  request.newer = nullptr;
+  request.order = next_order_++;
+  PseudoChannel& pc = pcs_[request.pc];
+  request.older_in_pc = pc.newest;
+  request.newer_in_pc = nullptr;
+  (pc.newest == nullptr ? pc.oldest : pc.newest->newer_in_pc) = &request;
+  pc.newest = &request;
+  Bank& bank = pc.banks[request.bank];
+  Request* const before = bank.newest;
+  bank.newest = &request;
+  const bool hit = bank.open_row == request.row && bank.hit == nullptr;
+  if (before != nullptr) {
+    before->newer = &request;
+    if (!hit && !NeedsCare(pc)) return false;
+  } else {
+    bank.oldest = &request;
+  }
+  return AdmitWithCare(pc, request, before, hit);
+}
+
+bool Hbm2Channel::AdmitWithCare(PseudoChannel& pc, Request& request, Request* before, bool hit) {
+  Bank& bank = pc.banks[request.bank];
   if (pc.patient_until == kNever) {
-    pc.patient_until = clock + patience_;
+    pc.patient_until = PatientUntil(request);
     SetDeadline();
   }
-  const int16_t before = bank.newest;
-  bank.newest = r;
-  (before == kNone ? bank.oldest : queue_[before].newer) = r;
-  const bool hit = bank.open_row == where.row && bank.hit == kNone;
-  if (hit) bank.hit = r, bank.before_hit = before;
-  if (hit || before == kNone) {
+  if (hit) bank.hit = bank.newest, bank.before_hit = before;
+  if (hit || before == nullptr) {
     // Its row is wanted again.
-    if (before != kNone && bank.want == kPrecharge) pc.precharge.MakeStale(), row_clock_ = -1;
-    File(pc, where.bank);
-    Offer(pc, where.bank);
+    if (before != nullptr && bank.want == kPrecharge) pc.row = Choice::Stale();
+    List(pc, request.bank);
+    Offer(pc, request.bank);
+  }
+  if (clock_ > kWindow) MoveBase();
+  if (next_order_ == BankLanes::kMost) Renumber();
+  return true;
+}
+
+/// Orders begin at 1 again.
+void Hbm2Channel::Renumber() {
+  std::vector<Request*> requests;
+  for (PseudoChannel& pc : pcs_) {
+    for (Request* r = pc.oldest; r != nullptr; r = r->newer_in_pc) requests.push_back(r);
+  }
+  std::ranges::sort(requests, {}, &Request::order);
+  next_order_ = 1;
+  for (Request* request : requests) request->order = next_order_++;
+  for (PseudoChannel& pc : pcs_) {
+    pc.order.Fill(0);
+    for (int b = 0; b < kHbm2Banks; ++b) List(pc, b);
+    MakeStale(pc);
   }
 }
 
-/// Files the bank under what it wants next.
-void Hbm2Channel::File(PseudoChannel& pc, int b) {
+/// Lists the bank for what it wants next.
+void Hbm2Channel::List(PseudoChannel& pc, int b) {
   Bank& bank = pc.banks[b];
-  pc.lines[bank.want].ready &= ~Bit(b);
-  pc.lines[bank.want].settling &= ~Bit(b);
-  if (bank.oldest == kNone) return;
+  pc.wanted[bank.want].Set(b, BankLanes::kMost);
+  if (bank.oldest == nullptr || (pc.blocked & Bit(b)) != 0) return;
   bank.want = kPrecharge;
-  int16_t request = bank.oldest;
+  const Request* request = bank.oldest;
   if (bank.open_row < 0) {
     bank.want = kActivate;
-  } else if (bank.hit != kNone && (pc.urgent_bank != b || bank.hit == bank.oldest)) {
+  } else if (bank.hit != nullptr && (pc.urgent_bank != b || bank.hit == bank.oldest)) {
     // A row with requests waiting is closed only when the bank's oldest is out of patience.
     request = bank.hit;
-    bank.want = queue_[request].direction;
+    bank.want = request->direction;
   }
-  pc.place[b] = PlaceOf(request, b);
-  const int64_t from = bank.from[bank.want];
-  pc.from[b] = from;
-  Line& line = pc.lines[bank.want];
-  if (from <= clock_) {
-    line.ready |= Bit(b);
-  } else {
-    line.settling |= Bit(b);
-    line.settles = std::min(line.settles, from);
-  }
+  pc.order.Set(b, request->order);
+  pc.wanted[bank.want].Set(b, pc.from[bank.want][b]);
 }
 
-void Hbm2Channel::Collect(int64_t clock, std::vector<DramCompletion>* completions) {
-  if (!done_.empty() && completions != &done_) {
-    completions->insert(completions->end(), done_.begin(), done_.end());
-    done_.clear();
-  }
-  while (flight_done_ <= clock) {
-    const uint64_t tag = flights_[flight_begin_++ & flight_mask_].tag;
-    completions->push_back({.tag = tag, .time_ps = flight_done_ * timing_.clock_ps});
-    --held_;
-    flight_done_ =
-        flight_begin_ == flight_end_ ? kNever : flights_[flight_begin_ & flight_mask_].done;
-  }
+int64_t Hbm2Channel::EarliestDoneAfterRun(int64_t clock) {
+  if (Waiting() == 0) return flight_done_;
+  RunUntil(clock);
+  return Waiting() == 0 ? flight_done_ : std::min(flight_done_, next_step_ + least_latency_);
 }
+
+void Hbm2Channel::LandEarly(int64_t clock) { Land(clock, &done_); }
 
 /// Most are done in the order in which they are issued. Of two at the same time the first
 /// pseudo-channel's goes first.
 inline void Hbm2Channel::Fly(const PseudoChannel& pc, uint64_t tag, int64_t done) {
+  const int64_t key = done << 1 | pc.index;
   uint32_t at = flight_end_++;
-  for (; at != flight_begin_; --at) {
-    const Flight& before = flights_[(at - 1) & flight_mask_];
-    if (before.done < done || (before.done == done && before.pc <= pc.index)) break;
-    flights_[at & flight_mask_] = before;
+  if (key < latest_key_) {
+    for (; at != flight_begin_; --at) {
+      const Flight& before = flights_[(at - 1) & flight_mask_];
+      if (before.key < key) break;
+      flights_[at & flight_mask_] = before;
+    }
+  } else {
+    latest_key_ = key;
   }
-  flights_[at & flight_mask_] = {.tag = tag, .done = done, .pc = pc.index};
+  flights_[at & flight_mask_] = {.tag = tag, .key = key};
   flight_done_ = std::min(flight_done_, done);
 }
 
-// ---- Choosing ----
+// ---- Time ----
 
-/// When timings allow what the bank wants.
-inline int64_t Hbm2Channel::From(const PseudoChannel& pc, Want want, int b) {
-  return std::max({pc.from[b], pc.any_from[want], pc.group_from[want][GroupOf(b)]});
-}
-
-/// Banks of the line that are ready by `clock` become so, and are told of.
-template <typename OnReady>
-inline void Hbm2Channel::Settle(PseudoChannel& pc, Line& line, int64_t clock,
-                                const OnReady& on_ready) {
-  if (clock < line.settles) return;
-  line.settles = kNever;
-  ForEachBank(line.settling, [&](int b) {
-    if (pc.from[b] > clock) {
-      line.settles = std::min(line.settles, pc.from[b]);
-      return;
-    }
-    line.settling &= ~Bit(b);
-    line.ready |= Bit(b);
-    on_ready(b);
-  });
-}
-
-/// Of `banks` that want it the one whose command could be issued first, from `floor` on; of those
-/// the one with the oldest request.
-template <Hbm2Channel::Want kWant>
-inline Hbm2Channel::Choice Hbm2Channel::Earliest(PseudoChannel& pc, Kind kind, uint32_t banks,
-                                                 int64_t floor) {
-  floor = std::max(floor, pc.any_from[kWant]);
-  Line& line = pc.lines[kWant];
-  Settle(pc, line, floor, [](int) {});
-  uint32_t ready = line.ready & banks;
-  if constexpr (kWant != kPrecharge) {
-    static_assert(kHbm2BankGroups == 4);
-    const auto held = [&](int group) {
-      return static_cast<uint32_t>(pc.group_from[kWant][group] > floor)
-             << (group * kHbm2BanksPerGroup);
-    };
-    ready &= ~((held(0) | held(1) | held(2) | held(3)) * kGroupBanks);
-  }
-  Choice choice{.clock = floor, .place = kNever, .kind = kind};
-  if (ready != 0) {
-    ForEachBank(ready, [&](int b) { choice.place = std::min(choice.place, pc.place[b]); });
-  } else {
-    choice.clock = kNever;
-    ForEachBank((line.ready | line.settling) & banks, [&](int b) {
-      const int64_t clock = From(pc, kWant, b);
-      if (clock > choice.clock || (clock == choice.clock && pc.place[b] > choice.place)) return;
-      choice.clock = clock;
-      choice.place = pc.place[b];
-    });
-  }
-  choice.bank = static_cast<int16_t>(choice.place % kHbm2Banks);
-  return choice;
-}
-
-Hbm2Channel::Choice Hbm2Channel::NextColumn(PseudoChannel& pc, int64_t floor) {
-  const Line& reads = pc.lines[kRead];
-  const Line& writes = pc.lines[kWrite];
-  uint32_t banks = ~pc.blocked;
-  if (pc.urgent_bank != kNone) {
-    // Its oldest request goes next, or nothing holds its row up any longer.
-    const uint32_t urgent = Bit(pc.urgent_bank) & banks;
-    const uint32_t hits = reads.ready | reads.settling | writes.ready | writes.settling;
-    if ((hits & urgent) != 0) banks = urgent;
-  }
-  Choice choice;
-  if ((reads.ready | reads.settling) != 0) {
-    choice = Earliest<kRead>(pc, Kind::kColumn, banks, floor);
-  }
-  if ((writes.ready | writes.settling) != 0) {
-    choice.Offer(Earliest<kWrite>(pc, Kind::kColumn, banks, floor));
-  }
-  return choice;
-}
-
-/// Closes the rows, then refreshes; before all else.
-Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t floor) const {
-  const bool single = refresh_ == v1::Hbm2Spec::SINGLE_BANK;
-  Choice choice{.clock = floor, .place = 0, .bank = single ? pc.refresh_bank : int16_t{0}};
-  if (const uint32_t open = pc.open & pc.blocked; open != 0) {
-    choice.kind = single ? Kind::kPrecharge : Kind::kPrechargeAll;
-    ForEachBank(open, [&](int b) { Raise(pc.banks[b].from[kPrecharge], &choice.clock); });
-  } else {
-    choice.kind = Kind::kRefresh;
-    const int64_t first = timing_.activation_cycles - 1;
-    ForEachBank(pc.blocked,
-                [&](int b) { Raise(pc.banks[b].from[kActivate] + first, &choice.clock); });
-    if (single) Raise(pc.single_refresh_from, &choice.clock);
-  }
-  return choice;
-}
-
-/// The choice did not come about before `floor`.
-template <Hbm2Channel::Want kWant>
-inline void Hbm2Channel::RenewRow(PseudoChannel& pc, int64_t floor, Choice* choice) const {
-  constexpr Kind kind = kWant == kActivate ? Kind::kActivate : Kind::kPrecharge;
-  if (choice->stale() || choice->kind != kind || (kWant == kActivate && groups_hold_rows_)) {
-    *choice = Earliest<kWant>(pc, kind, ~pc.blocked, floor);
-    return;
-  }
-  // Nothing but what became ready in the meantime can go before it.
-  choice->clock = floor;
-  Settle(pc, pc.lines[kWant], floor, [&](int b) {
-    if (pc.place[b] > choice->place || (pc.blocked & Bit(b)) != 0) return;
-    choice->place = pc.place[b];
-    choice->bank = static_cast<int16_t>(b);
-  });
-}
-
-/// Between the pseudo-channels, and between opening and closing.
-void Hbm2Channel::ChooseRow(int64_t floor) {
+void Hbm2Channel::MoveBase() {
+  const int64_t by = clock_;
+  const auto moved = [by](int64_t time) { return std::max(time - by, kLongAgo); };
+  const auto move = [&](int64_t* time) { *time = moved(*time); };
+  const auto move_due = [by](int64_t* time) { *time -= *time == kNever ? 0 : by; };
+  base_ += by;
+  clock_ = 0;
+  move(&column_bus_);
+  move(&row_bus_);
   for (PseudoChannel& pc : pcs_) {
-    if (pc.activate.clock < floor) RenewRow<kActivate>(pc, floor, &pc.activate);
-    if (pc.precharge.clock < floor) {
-      RenewRow<kPrecharge>(pc, floor, &pc.precharge);
-      if (pc.refreshing) pc.precharge.Offer(NextRefresh(pc, floor));
+    for (int want = 0; want < kWants; ++want) {
+      move(&pc.any_from[want]);
+      for (int b = 0; b < kHbm2Banks; ++b) {
+        pc.from[want].Set(b, moved(pc.from[want][b]));
+        pc.group_from[want].Set(b, moved(pc.group_from[want][b]));
+      }
     }
-  }
-  const auto first = [](const Choice* a, const Choice* b) { return b->Before(*a) ? b : a; };
-  const Choice* const of_first = first(&pcs_[0].activate, &pcs_[0].precharge);
-  const Choice* const of_second = first(&pcs_[1].activate, &pcs_[1].precharge);
-  row_ = first(of_first, of_second);
-  row_pc_ = &pcs_[row_ == of_second];
-  row_clock_ = row_->clock;
-}
-
-/// The bank has something new to do.
-void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
-  if (pc.urgent_bank != kNone) {
+    for (int b = 0; b < kHbm2Banks; ++b) List(pc, b);
+    move(&pc.single_refresh_from);
+    for (int64_t& time : pc.fifth_from) move(&time);
+    move_due(&pc.refresh_due);
+    move_due(&pc.patient_until);
     MakeStale(pc);
-    return;
   }
-  const Want want = pc.banks[b].want;
-  if (pc.banks[b].oldest == kNone || (pc.blocked & Bit(b)) != 0) return;
-  Choice choice{.clock = From(pc, want, b), .place = pc.place[b], .bank = static_cast<int16_t>(b)};
-  if (want <= kWrite) {
-    Raise(ColumnFloor(), &choice.clock);
-    pc.column.Offer(choice);
-    return;
-  }
-  Raise(RowFloor(), &choice.clock);
-  choice.kind = want == kActivate ? Kind::kActivate : Kind::kPrecharge;
-  (want == kActivate ? pc.activate : pc.precharge).Offer(choice);
-  row_clock_ = -1;
-}
-
-// Flattened: a tenth fewer instructions for each command.
-[[gnu::flatten]] void Hbm2Channel::Run(int64_t until) {
-  PseudoChannel& first = pcs_[0];
-  PseudoChannel& second = pcs_[1];
-  for (;;) {
-    const int64_t column_floor = ColumnFloor();
-    if (first.column.clock < column_floor) first.column = NextColumn(first, column_floor);
-    if (second.column.clock < column_floor) second.column = NextColumn(second, column_floor);
-    if (const int64_t row_floor = RowFloor(); row_clock_ < row_floor) ChooseRow(row_floor);
-    const bool is_second =
-        second.column.clock < first.column.clock ||
-        (second.column.clock == first.column.clock && second.column.place < first.column.place);
-    PseudoChannel& pc = is_second ? second : first;
-    const int64_t step = std::min(std::min(pc.column.clock, row_clock_), deadline_);
-    if (step >= until) {
-      next_step_ = step;
-      return;
-    }
-    if (deadline_ == step) {
-      MeetDeadlines(step, until);
-    } else if (pc.column.clock == step) {
-      clock_ = step;
-      column_bus_ = step + 1;
-      IssueColumn(pc, pc.column.bank);
-    } else {
-      clock_ = step;
-      IssueRow(*row_pc_, *row_);
-    }
-  }
+  move_due(&deadline_);
 }
 
 void Hbm2Channel::SetDeadline() {
@@ -337,39 +217,27 @@ void Hbm2Channel::SetDeadline() {
   }
 }
 
-void Hbm2Channel::MakeStale(PseudoChannel& pc) {
-  pc.column.MakeStale();
-  pc.activate.MakeStale();
-  pc.precharge.MakeStale();
-  row_clock_ = -1;
-}
+void Hbm2Channel::MakeStale(PseudoChannel& pc) { pc.column = pc.row = Choice::Stale(); }
 
-void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
-  clock_ = std::max(clock_, clock);
-  if (waiting_ == 0 && SkipIdleRefreshes(until)) return;
+/// The earliest has come. Nobody sends before `until`.
+void Hbm2Channel::MeetDeadline(int64_t until) {
+  clock_ = std::max(clock_, deadline_);
+  if (clock_ > kWindow) MoveBase();
+  if (SkipIdleRefreshes(until - base_)) return;
   for (PseudoChannel& pc : pcs_) {
-    if (!pc.refreshing && pc.refresh_due <= clock) {
+    if (!pc.refreshing && pc.refresh_due <= deadline_) {
       pc.refreshing = true;
       pc.blocked = refresh_ == v1::Hbm2Spec::ALL_BANK ? kAllBanks : Bit(pc.refresh_bank);
+      ForEachBank(pc.blocked, [&](int b) { List(pc, b); });
       MakeStale(pc);
     }
-    if (pc.urgent_bank == kNone && pc.patient_until <= clock) {
-      // The request that it was set for may be gone: whose is the oldest now?
-      const Request* oldest = nullptr;
-      uint32_t waiting = 0;
-      for (const Line& line : pc.lines) waiting |= line.ready | line.settling;
-      ForEachBank(waiting, [&](int b) {
-        const Request& request = queue_[pc.banks[b].oldest];
-        if (oldest != nullptr && oldest->order < request.order) return;
-        oldest = &request;
-        pc.urgent_bank = static_cast<int16_t>(b);
-      });
-      pc.patient_until = oldest == nullptr ? kNever : oldest->arrival + patience_;
-      if (pc.patient_until <= clock) {
-        File(pc, pc.urgent_bank);
+    if (pc.urgent_bank == kNone && pc.patient_until <= deadline_) {
+      // The request that it was set for may be gone.
+      pc.patient_until = pc.oldest == nullptr ? kNever : PatientUntil(*pc.oldest);
+      if (pc.patient_until <= deadline_) {
+        pc.urgent_bank = pc.oldest->bank;
+        List(pc, pc.urgent_bank);
         MakeStale(pc);
-      } else {
-        pc.urgent_bank = kNone;
       }
     }
   }
@@ -381,7 +249,8 @@ void Hbm2Channel::MeetDeadlines(int64_t clock, int64_t until) {
 bool Hbm2Channel::SkipIdleRefreshes(int64_t until) {
   if (observer_ != nullptr) return false;
   for (const PseudoChannel& pc : pcs_) {
-    if (pc.refreshing || pc.open != 0 || pc.refresh_due == kNever) return false;
+    const bool idle = pc.oldest == nullptr && pc.open == 0;
+    if (!idle || pc.refreshing || pc.refresh_due == kNever) return false;
   }
   // All banks once.
   const bool single = refresh_ == v1::Hbm2Spec::SINGLE_BANK;
@@ -398,174 +267,303 @@ bool Hbm2Channel::SkipIdleRefreshes(int64_t until) {
   return skipped;
 }
 
+// ---- Choosing ----
+
+/// When timings allow what the bank wants.
+inline int64_t Hbm2Channel::From(const PseudoChannel& pc, Want want, int b) {
+  return std::max<int64_t>({pc.from[want][b], pc.any_from[want], pc.group_from[want][b]});
+}
+
+/// When each bank that wants it can have it, from `floor` on.
+template <Hbm2Channel::Want kWant>
+inline BankLanes Hbm2Channel::Times(const PseudoChannel& pc, int64_t floor) {
+  const BankLanes times = Max(pc.wanted[kWant], BankLanes(std::max(floor, pc.any_from[kWant])));
+  return kWant == kPrecharge ? times : Max(times, pc.group_from[kWant]);
+}
+
+inline Hbm2Channel::Choice Hbm2Channel::ChoiceOf(const PseudoChannel& pc, const BankLanes& times) {
+  const BankLanes::First first = times.FirstBy(pc.order);
+  return first.least == BankLanes::kMost ? Choice::Never()
+                                         : Choice(first.least, first.order, pc.index);
+}
+
+inline Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
+  if (const int b = pc.urgent_bank; b != kNone) [[unlikely]] {
+    // Its oldest request goes next, or nothing holds its row up any longer.
+    const Want want = pc.banks[b].want;
+    if (want <= kWrite && pc.wanted[want][b] != BankLanes::kMost) {
+      return Choice(std::max(floor, From(pc, want, b)), pc.order[b], pc.index);
+    }
+  }
+  // In most streams it is the oldest of all.
+  if (pc.oldest != nullptr) {
+    const Request& request = *pc.oldest;
+    const int b = request.bank;
+    const Direction direction = request.direction;
+    const int64_t clock = std::max(floor, pc.any_from[direction]);
+    if (pc.banks[b].hit == pc.oldest && pc.wanted[direction][b] <= clock &&
+        pc.group_from[direction][b] <= clock &&
+        clock <= std::max(floor, pc.any_from[1 - direction])) {
+      return Choice(clock, request.order, pc.index);
+    }
+  }
+  return ChoiceOf(pc, Min(Times<kRead>(pc, floor), Times<kWrite>(pc, floor)));
+}
+
+inline Hbm2Channel::Choice Hbm2Channel::NextRow(const PseudoChannel& pc, int64_t floor) const {
+  const Choice choice =
+      ChoiceOf(pc, Min(Times<kActivate>(pc, floor), Times<kPrecharge>(pc, floor)));
+  return pc.refreshing ? First(choice, NextRefresh(pc, floor)) : choice;
+}
+
+/// Closes the rows, then refreshes; before all else.
+Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t floor) const {
+  int64_t clock = floor;
+  if (const uint32_t open = pc.open & pc.blocked; open != 0) {
+    ForEachBank(open, [&](int b) { Raise(pc.from[kPrecharge][b], &clock); });
+  } else {
+    const int64_t first = timing_.activation_cycles - 1;
+    ForEachBank(pc.blocked, [&](int b) { Raise(pc.from[kActivate][b] + first, &clock); });
+    if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) Raise(pc.single_refresh_from, &clock);
+  }
+  return Choice(clock, 0, pc.index);
+}
+
+/// The bank has something new to do.
+inline void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
+  if (pc.urgent_bank != kNone) {
+    MakeStale(pc);
+    return;
+  }
+  const Want want = pc.banks[b].want;
+  if (pc.banks[b].oldest == nullptr || (pc.blocked & Bit(b)) != 0) return;
+  const bool column = want <= kWrite;
+  const int64_t clock = std::max(From(pc, want, b), column ? ColumnFloor() : RowFloor());
+  Choice& choice = column ? pc.column : pc.row;  // Stays stale, if it is.
+  choice = First(choice, Choice(clock, pc.order[b], pc.index));
+}
+
 // ---- Issuing ----
 
-void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
+inline void Hbm2Channel::IssueColumn(PseudoChannel& pc, int b) {
   Bank& bank = pc.banks[b];
-  const int16_t r = bank.hit;
-  Request& request = queue_[r];
+  Request& request = *bank.hit;
   const int64_t now = clock_;
 
   // What must wait for it.
   const unsigned group = GroupOf(b);
-  int64_t done = 0;
-  if (request.direction == kWrite) {
+  const Direction direction = request.direction;
+  const Direction other = direction == kRead ? kWrite : kRead;
+  const Turn& turn = turns_[direction];
+  pc.any_from[direction] = now + turn.next;
+  pc.group_from[direction].SetGroup(group, now + turn.next_in_group);
+  Raise(now + turn.turned, &pc.any_from[other]);
+  if (direction == kWrite) {
     ++counts_.writes;
-    done = now + timing_.write_data();
-    Raise(now + timing_.column_gap(), &pc.any_from[kWrite]);
-    Raise(now + timing_.ccd_l, &pc.group_from[kWrite][group]);
-    Raise(done + timing_.wtr_s, &pc.any_from[kRead]);
-    Raise(done + timing_.wtr_l, &pc.group_from[kRead][group]);
-    Raise(done + timing_.wr, &bank.from[kPrecharge]);
+    --writes_waiting_;
+    pc.group_from[other].RaiseGroup(group, now + turn.turned_in_group);
   } else {
     ++counts_.reads;
-    done = now + timing_.read_data();
-    Raise(now + timing_.column_gap(), &pc.any_from[kRead]);
-    Raise(now + timing_.ccd_l, &pc.group_from[kRead][group]);
-    Raise(now + timing_.read_to_write(), &pc.any_from[kWrite]);
-    Raise(now + timing_.rtp, &bank.from[kPrecharge]);
   }
+  pc.from[kPrecharge].Raise(b, now + turn.precharge);
   ++counts_.outcomes[request.outcome];
-  Fly(pc, request.tag, done);
+  Fly(pc, request.tag, base_ + now + turn.done);
 
   // It leaves the queue, and the next one for the row is looked for.
-  const int16_t newer = request.newer;
-  int16_t before = bank.before_hit;
-  if (bank.newest == r) bank.newest = before;
-  if (before != kNone) {
-    queue_[before].newer = newer;
+  Request* const older_in_pc = request.older_in_pc;
+  Request* const newer_in_pc = request.newer_in_pc;
+  (older_in_pc == nullptr ? pc.oldest : older_in_pc->newer_in_pc) = newer_in_pc;
+  (newer_in_pc == nullptr ? pc.newest : newer_in_pc->older_in_pc) = older_in_pc;
+  Request* const newer = request.newer;
+  Request* before = bank.before_hit;
+  if (newer == nullptr) bank.newest = before;
+  if (before != nullptr) {
+    before->newer = newer;
   } else {
     bank.oldest = newer;
-    if (pc.urgent_bank == b) {  // Its wait is over.
-      pc.urgent_bank = kNone;
-      pc.patient_until = now;
-      SetDeadline();
-      MakeStale(pc);
-    }
+    if (pc.urgent_bank == b) IssuedUrgent(pc);
   }
-  int16_t hit = newer;
-  for (; hit != kNone && queue_[hit].row != bank.open_row; hit = queue_[hit].newer) before = hit;
+  Request* hit = newer;
+  for (; hit != nullptr && hit->row != bank.open_row; hit = hit->newer) before = hit;
   bank.hit = hit;
   bank.before_hit = before;
-  const bool close = hit == kNone && page_policy_ == v1::Hbm2Spec::CLOSED;
   if (observer_) {
-    const bool write = request.direction == kWrite;
-    Show(write ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, pc, b, request.row, close);
+    Show(direction == kWrite ? DramCommand::Kind::kWrite : DramCommand::Kind::kRead, pc, b,
+         request.row, hit == nullptr && page_policy_ == v1::Hbm2Spec::CLOSED);
   }
   request.newer = free_;
-  free_ = r;
-  --waiting_;
-  pc.column.MakeStale();
-  if (hit != kNone) {
-    if (queue_[hit].direction == bank.want && pc.urgent_bank == kNone) {
-      pc.place[b] = PlaceOf(hit, b);  // All else is as it was.
-    } else {
-      File(pc, b);
-      MakeStale(pc);
-    }
-    return;
-  }
-  if (close) {
-    Close(pc, b, bank.from[kPrecharge]);
+  free_ = &request;
+  pc.column = Choice::Stale();
+  if (hit == nullptr) {
+    IssuedLast(pc, b);
+  } else if (hit->direction == bank.want && pc.urgent_bank == kNone) {
+    pc.order.Set(b, hit->order);  // All else is as it was.
   } else {
-    File(pc, b);
+    List(pc, b);
+    MakeStale(pc);
+  }
+}
+
+/// The wait of the oldest request is over.
+void Hbm2Channel::IssuedUrgent(PseudoChannel& pc) {
+  pc.urgent_bank = kNone;
+  pc.patient_until = clock_;
+  SetDeadline();
+  MakeStale(pc);
+}
+
+/// No request waits for the bank's row any longer.
+void Hbm2Channel::IssuedLast(PseudoChannel& pc, int b) {
+  if (page_policy_ == v1::Hbm2Spec::CLOSED) {
+    Close(pc, b, pc.from[kPrecharge][b]);
+  } else {
+    List(pc, b);
   }
   Offer(pc, b);
 }
 
-void Hbm2Channel::IssueRow(PseudoChannel& pc, const Choice& choice) {
-  row_bus_ = clock_ + (choice.kind == Kind::kActivate ? timing_.activation_cycles : 1);
-  switch (choice.kind) {
-    case Kind::kActivate:
-      Activate(pc, choice.bank);
-      break;
-    case Kind::kPrecharge:
-      // A refresh closes the row for nobody's sake.
-      Precharge(pc, choice.bank, /*refresh=*/choice.place == 0);
-      break;
-    case Kind::kPrechargeAll:
-      if (observer_) Show(DramCommand::Kind::kPrechargeAll, pc, 0, 0);
-      ForEachBank(pc.open, [&](int b) { Close(pc, b, clock_); });
-      pc.precharge.MakeStale();
-      break;
-    case Kind::kRefresh:
-      Refresh(pc, choice.bank);
-      break;
-    case Kind::kColumn:
-      break;
+void Hbm2Channel::Run(int64_t until) {
+  PseudoChannel& first = pcs_[0];
+  PseudoChannel& second = pcs_[1];
+  for (;;) {
+    Choice column = First(first.column, second.column);
+    if (const int64_t floor = ColumnFloor(); column.StaleAt(floor)) {
+      if (first.column.StaleAt(floor)) first.column = NextColumn(first, floor);
+      if (second.column.StaleAt(floor)) second.column = NextColumn(second, floor);
+      column = First(first.column, second.column);
+    }
+    // At one clock the column command goes first.
+    Choice next = column;
+    bool is_row = false;
+    if (const int64_t floor = RowFloor(); column.clock() > floor) {
+      Choice row = First(first.row, second.row);
+      if (row.StaleAt(floor)) {
+        if (first.row.StaleAt(floor)) first.row = NextRow(first, floor);
+        if (second.row.StaleAt(floor)) second.row = NextRow(second, floor);
+        row = First(first.row, second.row);
+      }
+      is_row = row.clock() < column.clock();
+      if (is_row) next = row;
+    }
+    const int64_t step = std::min(next.never() ? kNever : next.clock(), deadline_);
+    bool changed = false;
+    while (next_arrival_ < until && next_arrival_ - base_ <= step && !changed) changed = Admit();
+    if (changed) continue;
+    if (step + base_ >= until) {
+      next_step_ = std::min(step + base_, next_arrival_);
+      return;
+    }
+    if (deadline_ == step) {
+      MeetDeadline(std::min(until, next_arrival_));
+      continue;
+    }
+    clock_ = step;
+    if (clock_ > kWindow) MoveBase();
+    PseudoChannel& pc = pcs_[next.pc()];
+    if (is_row) {
+      IssueRow(pc, next.order());
+    } else {
+      column_bus_ = clock_ + 1;
+      const int16_t order = next.order();
+      IssueColumn(pc, order == pc.oldest->order ? pc.oldest->bank : pc.order.Find(order));
+    }
   }
-  row_clock_ = -1;
+}
+
+void Hbm2Channel::IssueRow(PseudoChannel& pc, int16_t order) {
+  row_bus_ = clock_ + 1;
+  if (order == 0) {
+    IssueRefresh(pc);
+    return;
+  }
+  const int b = pc.order.Find(order);
+  if (pc.banks[b].want == kActivate) {
+    row_bus_ = clock_ + timing_.activation_cycles;
+    Activate(pc, b);
+  } else {
+    pc.banks[b].oldest->outcome = kConflict;
+    Precharge(pc, b);
+  }
+}
+
+/// Or what must come before it.
+void Hbm2Channel::IssueRefresh(PseudoChannel& pc) {
+  const uint32_t open = pc.open & pc.blocked;
+  if (open == 0) {
+    Refresh(pc, pc.refresh_bank);
+  } else if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) {
+    Precharge(pc, pc.refresh_bank);
+  } else {
+    if (observer_) Show(DramCommand::Kind::kPrechargeAll, pc, 0, 0);
+    ForEachBank(open, [&](int b) { Close(pc, b, clock_); });
+    pc.row = Choice::Stale();
+  }
 }
 
 void Hbm2Channel::Activate(PseudoChannel& pc, int b) {
   Bank& bank = pc.banks[b];
-  Request& request = queue_[bank.oldest];
+  Request& request = *bank.oldest;
   if (request.outcome == kHit) request.outcome = kMiss;
   if (observer_) Show(DramCommand::Kind::kActivate, pc, b, request.row);
   ++counts_.activations;
   const int64_t activated = clock_ + timing_.activation_cycles - 1;
-  bank.from[kRead] = activated + timing_.rcd_read;
-  bank.from[kWrite] = activated + timing_.rcd_write;
-  bank.from[kPrecharge] = activated + timing_.ras;
-  bank.from[kActivate] = clock_ + timing_.rc;
-  Raise(clock_ + timing_.rrd_s, &pc.any_from[kActivate]);
+  pc.from[kRead].Set(b, activated + timing_.rcd_read);
+  pc.from[kWrite].Set(b, activated + timing_.rcd_write);
+  pc.from[kPrecharge].Set(b, activated + timing_.ras);
+  pc.from[kActivate].Set(b, clock_ + timing_.rc);
+  pc.group_from[kActivate].SetGroup(GroupOf(b), clock_ + timing_.rrd_l);
   Raise(activated + timing_.rrd_s, &pc.single_refresh_from);
-  Raise(clock_ + timing_.rrd_l, &pc.group_from[kActivate][GroupOf(b)]);
-  pc.last_activations[pc.next_activation] = clock_;
+  pc.fifth_from[pc.next_activation] = clock_ + timing_.faw;
   pc.next_activation = (pc.next_activation + 1) % 4;
-  Raise(pc.last_activations[pc.next_activation] + timing_.faw, &pc.any_from[kActivate]);
+  Raise(std::max(clock_ + timing_.rrd_s, pc.fifth_from[pc.next_activation]),
+        &pc.any_from[kActivate]);
 
   bank.open_row = request.row;
   pc.open |= Bit(b);
   bank.hit = bank.oldest;
-  bank.before_hit = kNone;
-  File(pc, b);
-  pc.activate.MakeStale();
-  if (pc.refreshing) pc.precharge.MakeStale();
+  bank.before_hit = nullptr;
+  List(pc, b);
+  pc.row = Choice::Stale();
   Offer(pc, b);
 }
 
-void Hbm2Channel::Precharge(PseudoChannel& pc, int b, bool refresh) {
+void Hbm2Channel::Precharge(PseudoChannel& pc, int b) {
   const Bank& bank = pc.banks[b];
   if (observer_) Show(DramCommand::Kind::kPrecharge, pc, b, bank.open_row);
-  if (!refresh) queue_[bank.oldest].outcome = kConflict;
   Close(pc, b, clock_);
-  pc.precharge.MakeStale();
+  pc.row = Choice::Stale();
   Offer(pc, b);
 }
 
 /// The row is closed by a precharge at `precharged`.
 void Hbm2Channel::Close(PseudoChannel& pc, int b, int64_t precharged) {
   Bank& bank = pc.banks[b];
-  if (bank.hit != kNone) pc.column.MakeStale();
+  if (bank.hit != nullptr) pc.column = Choice::Stale();
   bank.open_row = -1;
-  bank.hit = bank.before_hit = kNone;
+  bank.hit = bank.before_hit = nullptr;
   pc.open &= ~Bit(b);
-  Raise(ActivationOf(precharged + timing_.rp), &bank.from[kActivate]);
+  pc.from[kActivate].Raise(b, ActivationOf(precharged + timing_.rp));
   ++counts_.precharges;
-  File(pc, b);
+  List(pc, b);
 }
 
 void Hbm2Channel::Refresh(PseudoChannel& pc, int b) {
   ++counts_.refreshes;
   if (refresh_ == v1::Hbm2Spec::ALL_BANK) {
     if (observer_) Show(DramCommand::Kind::kRefresh, pc, 0, 0);
-    for (int bank = 0; bank < kHbm2Banks; ++bank) {
-      pc.banks[bank].from[kActivate] = ActivationOf(clock_ + timing_.rfc);
-      File(pc, bank);
-    }
+    pc.from[kActivate].Fill(ActivationOf(clock_ + timing_.rfc));
     pc.refresh_due += timing_.refi;
   } else {
     if (observer_) Show(DramCommand::Kind::kRefreshBank, pc, b, 0);
-    pc.banks[b].from[kActivate] = ActivationOf(clock_ + timing_.rfc_sb);
-    File(pc, b);
+    pc.from[kActivate].Set(b, ActivationOf(clock_ + timing_.rfc_sb));
     Raise(ActivationOf(clock_ + timing_.rrefd), &pc.any_from[kActivate]);
     Raise(clock_ + timing_.rrefd, &pc.single_refresh_from);
     pc.refresh_bank = static_cast<int16_t>((b + 1) % kHbm2Banks);
     pc.refresh_due += timing_.refi_sb;
   }
   pc.refreshing = false;
-  pc.blocked = 0;
+  const uint32_t refreshed = std::exchange(pc.blocked, 0);
+  ForEachBank(refreshed, [&](int bank) { List(pc, bank); });
   SetDeadline();
   MakeStale(pc);
 }
@@ -578,7 +576,7 @@ void Hbm2Channel::Show(DramCommand::Kind kind, const PseudoChannel& pc, int bank
                       .pseudo_channel = pc.index,
                       .bank = bank,
                       .row = row,
-                      .clock = clock_});
+                      .clock = base_ + clock_});
 }
 
 }  // namespace thresher

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int32_t kMaxChannels = 256;
 constexpr int32_t kMaxQueueDepth = 4096;
-constexpr int32_t kMaxClocks = 1'000'000;
+constexpr int32_t kMaxClocks = 1'000'000;  // Of patience, and between refreshes.
 constexpr double kMaxPicojoules = 1e9;
 
 /// Those that JEDEC gives in clocks for each data rate.
@@ -69,10 +69,10 @@ void SetNanoseconds(int32_t density, Hbm2Timing* timing) {
   timing->refi = clocks(3900);
 }
 
-absl::Status Override(int32_t value, const char* field, int64_t* clocks) {
-  if (value < 0 || value > kMaxClocks) {
+absl::Status Override(int32_t value, int32_t limit, const char* field, int64_t* clocks) {
+  if (value < 0 || value > limit) {
     return InvalidArgument("dram.hbm2.timing.{}: {} clocks; 0 (the data rate's own) to {}", field,
-                           value, kMaxClocks);
+                           value, limit);
   }
   if (value != 0) *clocks = value;
   return absl::OkStatus();
@@ -103,12 +103,11 @@ absl::Status OverrideAll(const v1::Hbm2Timing& spec, Hbm2Timing* timing) {
       {"rfc", spec.rfc(), &timing->rfc},
       {"rfcsb", spec.rfcsb(), &timing->rfc_sb},
       {"rrefd", spec.rrefd(), &timing->rrefd},
-      {"refi", spec.refi(), &timing->refi},
   };
   for (const auto& [field, value, clocks] : fields) {
-    THRESHER_RETURN_IF_ERROR(Override(value, field, clocks));
+    THRESHER_RETURN_IF_ERROR(Override(value, kHbm2MaxTiming, field, clocks));
   }
-  return absl::OkStatus();
+  return Override(spec.refi(), kMaxClocks, "refi", &timing->refi);
 }
 
 /// Combinations that no scheduler could live with.

@@ -18,6 +18,9 @@ inline constexpr int kHbm2RowBytes = 1024;
 inline constexpr int kHbm2BurstBytes = 32;
 inline constexpr int kHbm2Columns = kHbm2RowBytes / kHbm2BurstBytes;
 
+/// The most clocks of any timing but refi.
+inline constexpr int32_t kHbm2MaxTiming = 4096;
+
 /// In clocks, but for the first. An activation holds the row-command bus for two clocks, and its
 /// timings count from the second one.
 struct Hbm2Timing {
