@@ -205,10 +205,9 @@ void Define() {
         "Decode8", [p](State& state) { DecodeEight(state, p); }, 20);
     add(
         "Prefill512", [p](State& state) { Prefill(state, p); }, 5);
-    if (precision == Precision::kInt8) continue;
     add(
         "Decode8x4096/keep=0.25,bits=6to4",
-        [p](State& state) { DecodeLong(state, p, "spatten:keep=0.25,bits=6/4"); }, 8);
+        [p](State& state) { DecodeLong(state, p, "spatten:keep=0.25,bits=6/4"); }, 24);
   }
 }
 

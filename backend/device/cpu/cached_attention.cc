@@ -100,7 +100,7 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
   for (size_t s = 0; s < records.size(); ++s) {
     const CachedSequence& sequence = input.sequences[s];
     records[s] = StartRecord(input, sequence, std::move(records[s]));
-    floats = std::max(floats, sequence.decode ? DecodeScratchSize(input.shape, SlotsRead(sequence))
+    floats = std::max(floats, sequence.decode ? DecodeScratchSize(input, SlotsRead(sequence))
                                               : PromptScratchSize(input.shape));
   }
   scratch->Resize(floats);

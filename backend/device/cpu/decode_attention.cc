@@ -28,9 +28,10 @@ constexpr size_t kValueBlock = 256;
 constexpr size_t kValueStep = 8;
 
 struct Layout : ScratchLayout {
-  Layout(size_t heads, size_t head_dim, size_t slots)
+  Layout(size_t heads, size_t head_dim, size_t slots, bool planes)
       : stride((slots + 63) / 64 * 64), words(stride / 64), out_stride(PaddedCols(head_dim)) {
     weights = Take(heads * stride);
+    scores = planes ? Take(heads * stride) : weights;
     largest = Take(heads);
     total = Take(heads);
     output = Take(heads * out_stride);
@@ -41,7 +42,8 @@ struct Layout : ScratchLayout {
   size_t stride;
   size_t words;
   size_t out_stride;
-  size_t weights;  // [heads][stride]: scores, then e^(score - largest).
+  size_t weights;  // [heads][stride]: e^(score - largest).
+  size_t scores;   // [heads][stride]: kept apart where a head may need them again.
   size_t largest;  // [heads]
   size_t total;    // [heads]: the sum of a head's weights.
   size_t output;   // [heads][out_stride]: sums of weights times V.
@@ -50,8 +52,8 @@ struct Layout : ScratchLayout {
   size_t chosen;   // and the chosen ones: [heads][words] of bits.
 };
 
-size_t ScratchSize(size_t heads, size_t head_dim, size_t slots) {
-  return Layout(heads, head_dim, slots).size;
+size_t ScratchSize(size_t heads, size_t head_dim, size_t slots, bool planes) {
+  return Layout(heads, head_dim, slots, planes).size;
 }
 
 // ---- Rows of a cache, as vectors of floats: element i on, the first `n` of a vector ----
@@ -71,28 +73,15 @@ struct BF16RowOf {
   }
 };
 
-/// The upper plane, its lower bits zero, without the scale.
-struct UpperRowOf {
-  const int8_t* upper;
-  float step;  // 2^lsb
+/// One plane, without the scale.
+template <typename T>
+struct PlaneRowOf {
+  const T* plane;
   VF32 operator()(size_t i, size_t n) const {
     const F32 d;
     const hn::RebindToSigned<F32> di;
-    const hn::Rebind<int8_t, F32> d8;
-    return hn::Mul(hn::ConvertTo(d, hn::PromoteTo(di, LoadPart(d8, upper + i, n))),
-                   hn::Set(d, step));
-  }
-};
-
-/// Both planes.
-struct WholeRowOf {
-  UpperRowOf upper;
-  const uint8_t* lower;
-  VF32 operator()(size_t i, size_t n) const {
-    const F32 d;
-    const hn::RebindToSigned<F32> di;
-    const hn::Rebind<uint8_t, F32> d8;
-    return hn::Add(upper(i, n), hn::ConvertTo(d, hn::PromoteTo(di, LoadPart(d8, lower + i, n))));
+    const hn::Rebind<T, F32> narrow;
+    return hn::ConvertTo(d, hn::PromoteTo(di, LoadPart(narrow, plane + i, n)));
   }
 };
 
@@ -166,6 +155,9 @@ void AddRows(const std::byte* const* rows, const float* weights, size_t count, s
 
 void Fetch(const std::byte* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i);
+  // GCC drops calls of functions that do nothing but prefetch, and their callers in turn: it takes
+  // them to have no effect. This says that there is one.
+  asm volatile("");
 }
 
 class Group {
@@ -180,7 +172,7 @@ class Group {
         keys_(cache_.keys(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
         values_(cache_.values(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
         row_bytes_(cache_.value_bytes()),
-        layout_(heads_, dim_, slots_),
+        layout_(heads_, dim_, slots_, cache_.format().planes.has_value()),
         memory_(memory),
         sums_(sums),
         record_(record) {
@@ -192,14 +184,14 @@ class Group {
   void Run() {
     *record_ = {};
     const bool planes = cache_.format().planes.has_value();
-    Score(0, heads_, planes);
+    Score();
     bool refetched = false;
     for (size_t h = 0; h < heads_; ++h) {
-      Softmax(h);
+      Softmax(h, input_.scale);
       // The largest weight is e^0 = 1.
       if (!planes || !(1.0 / total(h) < sequence_.refetch_threshold)) continue;
-      Score(h, 1, false);
-      Softmax(h);
+      AddLowerPlane(h);
+      Softmax(h, 1.0f);
       refetched = true;
       record_->refetched_rows += 1;
     }
@@ -214,6 +206,7 @@ class Group {
 
  private:
   float* weights(size_t h) { return memory_ + layout_.weights + h * layout_.stride; }
+  float* scores(size_t h) { return memory_ + layout_.scores + h * layout_.stride; }
   float& total(size_t h) { return memory_[layout_.total + h]; }
   float* output(size_t h) { return memory_ + layout_.output + h * layout_.out_stride; }
   uint64_t* chosen(size_t h) {
@@ -231,81 +224,100 @@ class Group {
     return sequence_.pages[slot / kKvPageTokens] + values_ + slot % kKvPageTokens * row_bytes_;
   }
 
-  void FetchKey(size_t slot, bool upper_only) const {
+  /// Of planes the upper one.
+  void FetchKey(size_t slot) const {
     const std::byte* const block = KeyBlock(slot);
     const size_t i = slot % kKvPageTokens;
     if (!cache_.format().planes) return Fetch(block + i * row_bytes_, row_bytes_);
     Fetch(block + i * dim_, dim_);
-    if (!upper_only) Fetch(block + cache_.lower_offset() + i * dim_, dim_);
     Fetch(block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
   }
+  /// Of a key in planes.
+  float ScaleOf(size_t slot) const {
+    float scale;
+    std::memcpy(&scale,
+                KeyBlock(slot) + cache_.scale_offset() + slot % kKvPageTokens * sizeof(float),
+                sizeof(float));
+    return scale;
+  }
 
-  void Score(size_t first_head, size_t heads, bool upper_only) {
+  void Score() {
     if (cache_.format().rotate_on_read) {
       float* const row = memory_ + layout_.row;
-      return ScoreRows(
-          first_head, heads, upper_only, [&](const std::byte* block, size_t slot, float* scale) {
-            LoadKeyRow(cache_, block, static_cast<int32_t>(slot % kKvPageTokens), upper_only, row);
-            RotateRow(*input_.rotary, sequence_.positions[slot], row);
-            *scale = 1.0f;
-            return FloatRowOf{row};
-          });
-    }
-    if (!cache_.format().planes) {
-      const size_t bytes = cache_.value_bytes();
-      const auto at = [bytes](const std::byte* block, size_t slot, float* scale) {
+      return ScoreRows([&](size_t slot, float* scale) {
+        LoadKeyRow(cache_, KeyBlock(slot), static_cast<int32_t>(slot % kKvPageTokens), true, row);
+        RotateRow(*input_.rotary, sequence_.positions[slot], row);
         *scale = 1.0f;
-        return block + slot % kKvPageTokens * bytes;
-      };
-      if (cache_.format().element == DType::kF32) {
-        return ScoreRows(first_head, heads, true, [&](const std::byte* b, size_t slot, float* s) {
-          return FloatRowOf{reinterpret_cast<const float*>(at(b, slot, s))};
-        });
-      }
-      return ScoreRows(first_head, heads, true, [&](const std::byte* b, size_t slot, float* s) {
-        return BF16RowOf{reinterpret_cast<const uint16_t*>(at(b, slot, s))};
+        return FloatRowOf{row};
       });
     }
-    const auto step = static_cast<float>(1 << cache_.format().planes->lsb_bits);
-    const auto upper = [this, step](const std::byte* block, size_t slot, float* scale) {
-      const size_t i = slot % kKvPageTokens;
-      std::memcpy(scale, block + cache_.scale_offset() + i * sizeof(float), sizeof(float));
-      return UpperRowOf{reinterpret_cast<const int8_t*>(block + i * dim_), step};
+    if (cache_.format().planes) {
+      const auto step = static_cast<float>(1 << cache_.format().planes->lsb_bits);
+      return ScoreRows([this, step](size_t slot, float* scale) {
+        *scale = step * ScaleOf(slot);
+        const std::byte* const upper = KeyBlock(slot) + slot % kKvPageTokens * dim_;
+        return PlaneRowOf<int8_t>{reinterpret_cast<const int8_t*>(upper)};
+      });
+    }
+    const auto at = [this](size_t slot, float* scale) {
+      *scale = 1.0f;
+      return KeyBlock(slot) + slot % kKvPageTokens * row_bytes_;
     };
-    if (upper_only) return ScoreRows(first_head, heads, true, upper);
-    ScoreRows(first_head, heads, false, [&](const std::byte* block, size_t slot, float* scale) {
-      const std::byte* lower = block + cache_.lower_offset() + slot % kKvPageTokens * dim_;
-      return WholeRowOf{upper(block, slot, scale), reinterpret_cast<const uint8_t*>(lower)};
+    if (cache_.format().element == DType::kF32) {
+      return ScoreRows([&](size_t slot, float* scale) {
+        return FloatRowOf{reinterpret_cast<const float*>(at(slot, scale))};
+      });
+    }
+    ScoreRows([&](size_t slot, float* scale) {
+      return BF16RowOf{reinterpret_cast<const uint16_t*>(at(slot, scale))};
     });
   }
 
-  /// Scores of all slots read: q . row_of(K block, slot, &scale) * scale.
+  /// Scores of all slots read: q . row_of(slot, &scale) * scale.
   template <typename RowOf>
-  HWY_NOINLINE void ScoreRows(size_t first_head, size_t heads, bool upper_only,
-                              const RowOf& row_of) {
+  HWY_NOINLINE void ScoreRows(const RowOf& row_of) {
     const size_t stride = layout_.stride;
     for (size_t n = 0; n < slots_; ++n) {
-      if (n + kAhead < slots_) FetchKey(Slot(n + kAhead), upper_only);
-      const size_t slot = Slot(n);
+      if (n + kAhead < slots_) FetchKey(Slot(n + kAhead));
       float scale;
-      const auto row = row_of(KeyBlock(slot), slot, &scale);
-      size_t h = first_head;
-      for (; h + 4 <= first_head + heads; h += 4) {
-        Dots<4>(query_ + h * dim_, row, dim_, weights(h) + n, stride);
-      }
-      for (; h < first_head + heads; ++h) {
-        Dots<1>(query_ + h * dim_, row, dim_, weights(h) + n, stride);
-      }
-      for (h = first_head; h < first_head + heads; ++h) weights(h)[n] *= scale;
+      const auto row = row_of(Slot(n), &scale);
+      size_t h = 0;
+      for (; h + 4 <= heads_; h += 4) Dots<4>(query_ + h * dim_, row, dim_, scores(h) + n, stride);
+      for (; h < heads_; ++h) Dots<1>(query_ + h * dim_, row, dim_, scores(h) + n, stride);
+      for (h = 0; h < heads_; ++h) scores(h)[n] *= scale;
     }
   }
 
-  void Softmax(size_t h) {
+  /// Adds to a head's scaled scores what the lower plane is worth: the upper one's is there.
+  HWY_NOINLINE void AddLowerPlane(size_t h) {
+    const auto lower = [this](size_t slot) {
+      return KeyBlock(slot) + cache_.lower_offset() + slot % kKvPageTokens * dim_;
+    };
+    const float* const query = query_ + h * dim_;
+    float* const rotated = memory_ + layout_.row;
+    for (size_t n = 0; n < slots_; ++n) {
+      if (n + kAhead < slots_) Fetch(lower(Slot(n + kAhead)), dim_);
+      const size_t slot = Slot(n);
+      const auto* const plane = reinterpret_cast<const uint8_t*>(lower(slot));
+      float dot;
+      if (cache_.format().rotate_on_read) {
+        std::copy_n(plane, dim_, rotated);
+        RotateRow(*input_.rotary, sequence_.positions[slot], rotated);
+        Dots<1>(query, FloatRowOf{rotated}, dim_, &dot, 0);
+      } else {
+        Dots<1>(query, PlaneRowOf<uint8_t>{plane}, dim_, &dot, 0);
+      }
+      scores(h)[n] += input_.scale * ScaleOf(slot) * dot;
+    }
+  }
+
+  /// Scales the scores, too.
+  void Softmax(size_t h, float scale) {
     const size_t lanes = hn::Lanes(F32());
     const size_t width = (slots_ + lanes - 1) / lanes * lanes;
     float largest = -std::numeric_limits<float>::infinity();
     total(h) = 0.0f;
-    SoftmaxRow(weights(h), nullptr, slots_, width, input_.scale, largest, total(h), weights(h));
+    SoftmaxRow(scores(h), nullptr, slots_, width, scale, largest, total(h), weights(h));
   }
 
   void Sum(size_t h) {
@@ -412,10 +424,11 @@ namespace thresher {
 HWY_EXPORT(ScratchSize);
 HWY_EXPORT(Attend);
 
-size_t DecodeScratchSize(const AttentionShape& shape, int32_t slots) {
-  return HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(shape.heads / shape.kv_heads),
-                                           static_cast<size_t>(shape.head_dim),
-                                           static_cast<size_t>(slots));
+size_t DecodeScratchSize(const CachedAttentionInput& input, int32_t slots) {
+  return HWY_DYNAMIC_DISPATCH(ScratchSize)(
+      static_cast<size_t>(input.shape.heads / input.shape.kv_heads),
+      static_cast<size_t>(input.shape.head_dim), static_cast<size_t>(slots),
+      input.layout->format().planes.has_value());
 }
 
 void AttendDecode(const DecodeTask& task, float* scratch, Matrix out, int64_t* sums,

@@ -31,7 +31,7 @@ inline int32_t SlotsRead(const CachedSequence& sequence) {
 }
 
 /// Floats of scratch that AttendDecode needs to read `slots`.
-size_t DecodeScratchSize(const AttentionShape& shape, int32_t slots);
+size_t DecodeScratchSize(const CachedAttentionInput& input, int32_t slots);
 
 /// Writes the task's heads of the sequence's row of `out`; what it does is told in
 /// reference/cached_attention.h. Adds probabilities to sums [slots] of the KV head unless it is
