@@ -91,13 +91,13 @@ absl::Status SetUpLocal(std::shared_ptr<LoadedModel> model, const Flags& flags, 
   return absl::OkStatus();
 }
 
-absl::Status Plot(const Flags& flags, const Setup& setup,
+absl::Status Plot(const Flags& flags, const Setup& setup, const std::vector<Sweep>& sweeps,
                   const std::vector<PolicyResult>& results) {
   std::vector<Series> series;
-  for (const std::string& sparsity : flags.sparsity) {
+  for (const Sweep& sweep : sweeps) {
     Series& line = series.emplace_back();
-    line.name = sparsity;
-    for (const std::string& policy : PoliciesOf(sparsity, flags.shares)) {
+    line.name = sweep.name;
+    for (const std::string& policy : sweep.policies) {
       const auto found = std::ranges::find(results, policy, &PolicyResult::sparsity);
       line.points.push_back(*found);
     }
@@ -118,10 +118,12 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   if (!flags.plot.path.empty()) {  // Before the work.
     THRESHER_RETURN_IF_ERROR(PlotScript({}, {}, flags.plot).status());
   }
-  std::vector<std::string> policies;
+  std::vector<Sweep> sweeps;
+  std::vector<std::string> policies;  // Each once.
   for (const std::string& sparsity : flags.sparsity) {
-    for (std::string& policy : PoliciesOf(sparsity, flags.shares)) {
-      if (std::ranges::count(policies, policy) == 0) policies.push_back(std::move(policy));
+    sweeps.push_back({sparsity, PoliciesOf(sparsity, flags.shares)});
+    for (const std::string& policy : sweeps.back().policies) {
+      if (std::ranges::count(policies, policy) == 0) policies.push_back(policy);
     }
   }
   Setup setup;
@@ -130,11 +132,9 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   } else {
     THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModelOf(flags));
     if (model->decoder != nullptr) {
-      if (!flags.plot.path.empty()) {
-        return InvalidArgument("--plot draws classifiers and embedders; for a decoder take --csv");
-      }
-      return EvaluateText(*model, flags.data.path, flags.data.limit, flags.text, policies,
-                          flags.json, flags.quiet, flags.csv, stop);
+      return EvaluateText(
+          *model, flags.data.path, flags.data.limit, flags.text, sweeps,
+          {.json = flags.json, .quiet = flags.quiet, .csv = flags.csv, .plot = flags.plot}, stop);
     }
     THRESHER_RETURN_IF_ERROR(SetUpLocal(std::move(model), flags, &setup));
   }
@@ -148,7 +148,7 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   };
   THRESHER_ASSIGN_OR_RETURN(
       const std::vector<PolicyResult> results,
-      Sweep(*setup.runner, setup.measure, setup.data.examples, policies, options));
+      thresher::Sweep(*setup.runner, setup.measure, setup.data.examples, policies, options));
   bar.Hide();
   if (flags.json) {
     for (const PolicyResult& result : results) Print(Dump(ToJson(result)) + "\n");
@@ -156,7 +156,7 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
     Print(ToTable(results));
   }
   if (!flags.csv.empty()) THRESHER_RETURN_IF_ERROR(WriteFile(flags.csv, ToCsv(results)));
-  if (!flags.plot.path.empty()) THRESHER_RETURN_IF_ERROR(Plot(flags, setup, results));
+  if (!flags.plot.path.empty()) THRESHER_RETURN_IF_ERROR(Plot(flags, setup, sweeps, results));
   return OutputStatus();
 }
 
@@ -198,7 +198,8 @@ Command DefineEvaluate(CLI::App& root) {
   app->add_option("--plot", flags->plot.path, "Draw the curves with gnuplot, as .svg or .png")
       ->option_text("FILE");
   app->add_option("--plot-x", flags->plot.x,
-                  fmt::format("Against what: {} (default speedup)", fmt::join(PlotAxes(), ", ")))
+                  fmt::format("Against what: {} (default speedup, of a decoder bytes)",
+                              fmt::join(PlotAxes(), ", ")))
       ->check(CLI::IsMember(PlotAxes()))
       ->option_text("AXIS");
   app->add_option("--plot-title", flags->plot.title, "Default: model, data and size")
@@ -236,7 +237,8 @@ Command DefineEvaluate(CLI::App& root) {
       "      --sparsity 'spatten:final=*' --sparsity 'spatten:final=*,importance=random'\n"
       "  thresher evaluate --server 127.0.0.1:8001 --model sst2-mini --data dev.tsv --json \\\n"
       "      --sparsity fact:topk=0.25\n"
-      "  thresher evaluate --model models/stories --data text.txt --sparsity 'spatten:keep=*'\n");
+      "  thresher evaluate --model models/stories --data text.txt --sparsity 'spatten:keep=*' \\\n"
+      "      --plot perplexity.svg\n");
   return {app, [flags](std::stop_token stop) {
             const absl::Status status = Evaluate(*flags, stop);
             return status.ok() ? kAllAnswered : Fail(status, stop);

@@ -2,13 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <vector>
 
 #include "backend/model/files.h"
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
 #include "client/cli/format.h"
+#include "client/cli/gnuplot.h"
 #include "client/cli/progress.h"
 
 namespace thresher::cli {
@@ -93,21 +96,26 @@ Json ToJson(const PerplexityResult& result, const PerplexityResult& dense) {
 }
 
 absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t limit,
-                          const TextFlags& flags, std::span<const std::string> policies, bool json,
-                          bool quiet, const std::string& csv, std::stop_token stop) {
+                          const TextFlags& flags, std::span<const Sweep> sweeps,
+                          const TextOutput& output, std::stop_token stop) {
+  if (!output.plot.path.empty()) {  // Before the work.
+    THRESHER_RETURN_IF_ERROR(TextPlotScript({}, {}, output.plot).status());
+  }
   THRESHER_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxTextBytes));
   auto windows = CutWindows(*model.tokenizer, *model.decoder, text,
                             {.tokens = flags.window, .document = flags.document, .limit = limit});
   if (!windows.ok()) return Annotate(windows.status(), path);
   std::vector<std::string> all = {"dense"};
-  for (const std::string& policy : policies) {
-    THRESHER_RETURN_IF_ERROR(
-        Annotate(model.decoder->ParsePolicy(policy).status(), policy));  // Before the work.
-    if (policy != "dense") all.push_back(policy);
+  for (const Sweep& sweep : sweeps) {
+    for (const std::string& policy : sweep.policies) {
+      THRESHER_RETURN_IF_ERROR(
+          Annotate(model.decoder->ParsePolicy(policy).status(), policy));  // Before the work.
+      if (std::ranges::count(all, policy) == 0) all.push_back(policy);
+    }
   }
   int64_t tokens = 0;  // Of a pass.
   for (const auto& window : *windows) tokens += static_cast<int64_t>(window.size()) - flags.prompt;
-  Progress bar(!quiet);
+  Progress bar(!output.quiet);
   std::vector<PerplexityResult> results;
   for (const std::string& policy : all) {
     const auto before = static_cast<int64_t>(results.size()) * tokens;
@@ -123,14 +131,31 @@ absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t l
     results.push_back(*std::move(result));
   }
   bar.Hide();
-  if (json) {
+  if (output.json) {
     for (const PerplexityResult& result : results) {
       Print(Dump(ToJson(result, results.front())) + "\n");
     }
   } else {
     Print(ToTable(results));
   }
-  if (!csv.empty()) THRESHER_RETURN_IF_ERROR(WriteFile(csv, ToCsv(results)));
+  if (!output.csv.empty()) THRESHER_RETURN_IF_ERROR(WriteFile(output.csv, ToCsv(results)));
+  if (!output.plot.path.empty()) {
+    PlotOptions options = output.plot;
+    if (options.title.empty()) {
+      options.title = fmt::format("{} tokens of {}", results.front().tokens,
+                                  std::filesystem::path(path).filename().string());
+    }
+    std::vector<TextSeries> series;
+    for (const Sweep& sweep : sweeps) {
+      TextSeries& line = series.emplace_back(TextSeries{.name = sweep.name});
+      for (const std::string& policy : sweep.policies) {
+        line.points.push_back(*std::ranges::find(results, policy, &PerplexityResult::sparsity));
+      }
+    }
+    THRESHER_ASSIGN_OR_RETURN(const std::string script,
+                              TextPlotScript(results.front(), series, options));
+    THRESHER_RETURN_IF_ERROR(Draw(script));
+  }
   return OutputStatus();
 }
 

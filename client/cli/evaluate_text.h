@@ -7,11 +7,13 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "backend/engine/loaded_model.h"
 #include "backend/evaluation/perplexity.h"
 #include "client/cli/format.h"
+#include "client/cli/plot.h"
 
 namespace thresher::cli {
 
@@ -21,10 +23,24 @@ struct TextFlags {
   int32_t prompt = 1;
 };
 
-/// Measures each policy after dense, and prints the table, or as `json` says an object a line.
+/// Policies that one --sparsity asks for.
+struct Sweep {
+  std::string name;
+  std::vector<std::string> policies;
+};
+
+/// What comes of it: a table, or an object a line, and files where a path is given.
+struct TextOutput {
+  bool json = false;
+  bool quiet = false;
+  std::string csv;
+  PlotOptions plot;
+};
+
+/// Measures each policy, once, after dense.
 absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t limit,
-                          const TextFlags& flags, std::span<const std::string> policies, bool json,
-                          bool quiet, const std::string& csv, std::stop_token stop);
+                          const TextFlags& flags, std::span<const Sweep> sweeps,
+                          const TextOutput& output, std::stop_token stop);
 
 /// {"sparsity", "policy", "perplexity", "loss", "standard_error", "loss_over_dense", "tokens",
 /// "windows", "keep": {"kv_read", "kv_held", "score", "value"}, "kv_bytes_per_token": {"dense",

@@ -7,23 +7,28 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "backend/evaluation/perplexity.h"
 #include "backend/evaluation/sweep.h"
 
 namespace thresher::cli {
 
 /// A line through the policies of one sweep; a policy asked for alone is a series of one.
-struct Series {
+template <typename Result>
+struct SeriesOf {
   std::string name;
-  std::vector<PolicyResult> points;
+  std::vector<Result> points;
 };
+using Series = SeriesOf<PolicyResult>;
+using TextSeries = SeriesOf<PerplexityResult>;
 
 struct PlotOptions {
-  std::string path;           // Ends in .svg or .png.
-  std::string x = "speedup";  // Or requests_per_second, or a kind of keep ratio, or bytes.
+  std::string path;  // Ends in .svg or .png.
+  std::string x;     // An axis; empty: speedup, of a decoder bytes.
   std::string title;
 };
 
-/// What can be drawn against: "speedup", "requests_per_second", the kinds of keep ratios, "bytes".
+/// What can be drawn against: "speedup", "requests_per_second" (not of a decoder), the kinds of
+/// keep ratios, "bytes".
 std::vector<std::string> PlotAxes();
 
 /// A result's place on that axis.
@@ -33,6 +38,12 @@ double AxisValue(const PolicyResult& result, std::string_view axis);
 /// the axis. INVALID_ARGUMENT for a path with another ending.
 absl::StatusOr<std::string> PlotScript(const PolicyResult& dense, const std::vector<Series>& series,
                                        const PlotOptions& options);
+
+/// A decoder's: perplexity above, what it lost to dense below. INVALID_ARGUMENT, too, for an axis
+/// that a decoder has not.
+absl::StatusOr<std::string> TextPlotScript(const PerplexityResult& dense,
+                                           const std::vector<TextSeries>& series,
+                                           const PlotOptions& options);
 
 }  // namespace thresher::cli
 

@@ -120,6 +120,29 @@ TEST(PlotScript, OtherFormatsAreRefused) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(TextPlotScript, DrawsPerplexityAndLossOverDenseAgainstBytesRead) {
+  PerplexityResult dense{.sparsity = "dense", .tokens = 100, .loss = 1.0, .seconds = 2};
+  PerplexityResult pruned = dense;
+  pruned.sparsity = "p:keep=0.5";
+  pruned.loss = 1.25;
+  pruned.seconds = 1;
+  pruned.decode.mutable_bytes()->set_dense(8);
+  pruned.decode.mutable_bytes()->set_done(2);
+  const auto script = TextPlotScript(dense, {{"p:keep=*", {pruned}}}, {.path = "a.svg"});
+  ASSERT_TRUE(script.ok()) << script.status();
+  EXPECT_THAT(*script, HasSubstr("\n0.25 3.490"));  // e^1.25
+  EXPECT_THAT(*script, HasSubstr(" 0.25\nEOD"));    // Nats lost.
+  EXPECT_THAT(*script, HasSubstr("'perplexity'"));
+  const auto speed = TextPlotScript(dense, {{"p", {pruned}}}, {.path = "a.svg", .x = "speedup"});
+  ASSERT_TRUE(speed.ok());
+  EXPECT_THAT(*speed, HasSubstr("\n2 3.490"));
+}
+
+TEST(TextPlotScript, ATextHasNoRequests) {
+  EXPECT_EQ(TextPlotScript({}, {}, {.path = "a.svg", .x = "requests_per_second"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(PlotAxes, EachHasItsValue) {
   const PolicyResult result = Result("p");
   EXPECT_EQ(AxisValue(result, "speedup"), 2);
