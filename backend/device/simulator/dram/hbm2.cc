@@ -59,7 +59,9 @@ class Hbm2 final : public Dram {
     int64_t earliest = Hbm2Channel::kNever;
     for (const int64_t clock : earliest_done_) earliest = std::min(earliest, clock);
     if (earliest == Hbm2Channel::kNever) return kNever;
-    return std::max(earliest * config_.timing.clock_ps, now_ps_);
+    event_clock_ = earliest;
+    event_ps_ = earliest * config_.timing.clock_ps;
+    return std::max(event_ps_, now_ps_);
   }
 
   void Reset() override {
@@ -110,6 +112,10 @@ class Hbm2 final : public Dram {
   void SetTime(int64_t now_ps) {
     if (now_ps <= now_ps_) return;
     now_ps_ = now_ps;
+    if (now_ps == event_ps_) {
+      clock_ = next_clock_ = event_clock_;
+      return;
+    }
     clock_ = now_ps / config_.timing.clock_ps;
     next_clock_ = clock_ + (clock_ * config_.timing.clock_ps != now_ps);
   }
@@ -136,6 +142,9 @@ class Hbm2 final : public Dram {
   int64_t now_ps_ = 0;
   int64_t clock_ = 0;       // The last one that has begun by now,
   int64_t next_clock_ = 0;  // and the first that begins at or after now.
+  // The latest answer of NextEvent(): mostly the next time, which then need not be divided.
+  mutable int64_t event_ps_ = 0;
+  mutable int64_t event_clock_ = 0;
   /// They are behind `now` where nothing is to come out of them.
   mutable std::vector<Hbm2Channel> channels_;
   std::vector<int64_t> earliest_done_;  // By channel, side by side, for a quick look.

@@ -281,10 +281,11 @@ inline BankLanes Hbm2Channel::Times(const PseudoChannel& pc, int64_t floor) {
   return kWant == kPrecharge ? times : Max(times, pc.group_from[kWant]);
 }
 
-inline Hbm2Channel::Choice Hbm2Channel::ChoiceOf(const PseudoChannel& pc, const BankLanes& times) {
+inline Hbm2Channel::Choice Hbm2Channel::ChoiceOf(const PseudoChannel& pc, Bus bus,
+                                                 const BankLanes& times) {
   const BankLanes::First first = times.FirstBy(pc.order);
   return first.least == BankLanes::kMost ? Choice::Never()
-                                         : Choice(first.least, first.order, pc.index);
+                                         : Choice(first.least, bus, first.order, pc.index);
 }
 
 inline Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int64_t floor) const {
@@ -292,7 +293,7 @@ inline Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int6
     // Its oldest request goes next, or nothing holds its row up any longer.
     const Want want = pc.banks[b].want;
     if (want <= kWrite && pc.wanted[want][b] != BankLanes::kMost) {
-      return Choice(std::max(floor, From(pc, want, b)), pc.order[b], pc.index);
+      return Choice(std::max(floor, From(pc, want, b)), kColumnBus, pc.order[b], pc.index);
     }
   }
   // In most streams it is the oldest of all.
@@ -304,15 +305,15 @@ inline Hbm2Channel::Choice Hbm2Channel::NextColumn(const PseudoChannel& pc, int6
     if (pc.banks[b].hit == pc.oldest && pc.wanted[direction][b] <= clock &&
         pc.group_from[direction][b] <= clock &&
         clock <= std::max(floor, pc.any_from[1 - direction])) {
-      return Choice(clock, request.order, pc.index);
+      return Choice(clock, kColumnBus, request.order, pc.index);
     }
   }
-  return ChoiceOf(pc, Min(Times<kRead>(pc, floor), Times<kWrite>(pc, floor)));
+  return ChoiceOf(pc, kColumnBus, Min(Times<kRead>(pc, floor), Times<kWrite>(pc, floor)));
 }
 
 inline Hbm2Channel::Choice Hbm2Channel::NextRow(const PseudoChannel& pc, int64_t floor) const {
   const Choice choice =
-      ChoiceOf(pc, Min(Times<kActivate>(pc, floor), Times<kPrecharge>(pc, floor)));
+      ChoiceOf(pc, kRowBus, Min(Times<kActivate>(pc, floor), Times<kPrecharge>(pc, floor)));
   return pc.refreshing ? First(choice, NextRefresh(pc, floor)) : choice;
 }
 
@@ -326,7 +327,7 @@ Hbm2Channel::Choice Hbm2Channel::NextRefresh(const PseudoChannel& pc, int64_t fl
     ForEachBank(pc.blocked, [&](int b) { Raise(pc.from[kActivate][b] + first, &clock); });
     if (refresh_ == v1::Hbm2Spec::SINGLE_BANK) Raise(pc.single_refresh_from, &clock);
   }
-  return Choice(clock, 0, pc.index);
+  return Choice(clock, kRowBus, 0, pc.index);
 }
 
 /// The bank has something new to do.
@@ -337,10 +338,10 @@ inline void Hbm2Channel::Offer(PseudoChannel& pc, int b) {
   }
   const Want want = pc.banks[b].want;
   if (pc.banks[b].oldest == nullptr || (pc.blocked & Bit(b)) != 0) return;
-  const bool column = want <= kWrite;
-  const int64_t clock = std::max(From(pc, want, b), column ? ColumnFloor() : RowFloor());
-  Choice& choice = column ? pc.column : pc.row;  // Stays stale, if it is.
-  choice = First(choice, Choice(clock, pc.order[b], pc.index));
+  const Bus bus = want <= kWrite ? kColumnBus : kRowBus;
+  const int64_t floor = bus == kColumnBus ? ColumnFloor() : RowFloor();
+  Choice& choice = bus == kColumnBus ? pc.column : pc.row;  // Stays stale, if it is.
+  choice = First(choice, Choice(std::max(From(pc, want, b), floor), bus, pc.order[b], pc.index));
 }
 
 // ---- Issuing ----
@@ -425,6 +426,7 @@ void Hbm2Channel::IssuedLast(PseudoChannel& pc, int b) {
 void Hbm2Channel::Run(int64_t until) {
   PseudoChannel& first = pcs_[0];
   PseudoChannel& second = pcs_[1];
+  int64_t stop = std::min(until, next_arrival_);
   for (;;) {
     Choice column = First(first.column, second.column);
     if (const int64_t floor = ColumnFloor(); column.StaleAt(floor)) {
@@ -432,35 +434,32 @@ void Hbm2Channel::Run(int64_t until) {
       if (second.column.StaleAt(floor)) second.column = NextColumn(second, floor);
       column = First(first.column, second.column);
     }
-    // At one clock the column command goes first.
-    Choice next = column;
-    bool is_row = false;
-    if (const int64_t floor = RowFloor(); column.clock() > floor) {
-      Choice row = First(first.row, second.row);
-      if (row.StaleAt(floor)) {
-        if (first.row.StaleAt(floor)) first.row = NextRow(first, floor);
-        if (second.row.StaleAt(floor)) second.row = NextRow(second, floor);
-        row = First(first.row, second.row);
-      }
-      is_row = row.clock() < column.clock();
-      if (is_row) next = row;
+    Choice row = First(first.row, second.row);
+    if (const int64_t floor = RowFloor(); row.StaleAt(floor)) {
+      if (first.row.StaleAt(floor)) first.row = NextRow(first, floor);
+      if (second.row.StaleAt(floor)) second.row = NextRow(second, floor);
+      row = First(first.row, second.row);
     }
+    const Choice next = First(column, row);
     const int64_t step = std::min(next.never() ? kNever : next.clock(), deadline_);
     bool changed = false;
-    while (next_arrival_ < until && next_arrival_ - base_ <= step && !changed) changed = Admit();
-    if (changed) continue;
-    if (step + base_ >= until) {
-      next_step_ = std::min(step + base_, next_arrival_);
-      return;
+    while (!changed && step + base_ >= stop) {
+      if (until <= next_arrival_) {
+        next_step_ = std::min(step + base_, next_arrival_);
+        return;
+      }
+      changed = Admit();
+      stop = std::min(until, next_arrival_);
     }
+    if (changed) continue;
     if (deadline_ == step) {
-      MeetDeadline(std::min(until, next_arrival_));
+      MeetDeadline(stop);
       continue;
     }
     clock_ = step;
     if (clock_ > kWindow) MoveBase();
     PseudoChannel& pc = pcs_[next.pc()];
-    if (is_row) {
+    if (next.bus() == kRowBus) {
       IssueRow(pc, next.order());
     } else {
       column_bus_ = clock_ + 1;

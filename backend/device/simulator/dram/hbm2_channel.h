@@ -38,6 +38,7 @@ class Hbm2Channel {
   };
 
   Hbm2Channel(const Hbm2Config& config, int32_t channel);
+  Hbm2Channel(Hbm2Channel&&) = default;  // Never copied: requests know each other.
 
   void Reset();
   /// Null: nobody watches.
@@ -137,19 +138,23 @@ class Hbm2Channel {
     Want want = kRead;  // What it is listed for, if it has requests.
   };
 
-  /// Of commands of one sort the one to issue next: the earliest, and of those the one for the
-  /// oldest request. As one number, the least of which is the choice between two.
+  enum Bus : uint8_t { kColumnBus, kRowBus };
+  /// Of some commands the one to issue next: the earliest, of those on both buses the one for a
+  /// column, and of those the one for the oldest request. As one number, the least of which is the
+  /// choice between two.
   class Choice {
    public:
     /// `order` is that of the request that it serves; 0: a refresh, which goes before all others.
-    Choice(int64_t clock, int64_t order, int64_t pc) : rank_(clock << 32 | order << 16 | pc) {}
+    Choice(int64_t clock, Bus bus, int64_t order, int64_t pc)
+        : rank_(clock << 32 | int64_t{bus} << 31 | order << 16 | pc) {}
     static Choice Never() { return Choice(std::numeric_limits<int64_t>::max()); }
     static Choice Stale() { return Choice(-1); }
 
     bool StaleAt(int64_t floor) const { return rank_ < floor << 32; }
     bool never() const { return rank_ == Never().rank_; }
     int64_t clock() const { return rank_ >> 32; }
-    int16_t order() const { return static_cast<int16_t>(rank_ >> 16); }
+    Bus bus() const { return static_cast<Bus>(rank_ >> 31 & 1); }
+    int16_t order() const { return static_cast<int16_t>(rank_ >> 16 & BankLanes::kMost); }
     int pc() const { return rank_ & 1; }
     friend Choice First(Choice a, Choice b) { return Choice(std::min(a.rank_, b.rank_)); }
 
@@ -240,7 +245,7 @@ class Hbm2Channel {
   static int64_t From(const PseudoChannel& pc, Want want, int bank);
   template <Want kWant>
   static BankLanes Times(const PseudoChannel& pc, int64_t floor);
-  static Choice ChoiceOf(const PseudoChannel& pc, const BankLanes& times);
+  static Choice ChoiceOf(const PseudoChannel& pc, Bus bus, const BankLanes& times);
   Choice NextColumn(const PseudoChannel& pc, int64_t floor) const;
   Choice NextRow(const PseudoChannel& pc, int64_t floor) const;
   Choice NextRefresh(const PseudoChannel& pc, int64_t floor) const;

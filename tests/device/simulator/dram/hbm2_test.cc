@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -358,6 +359,61 @@ TEST(Hbm2Test, TheSameTrafficTakesTheSameTimeAlwaysAndHoweverOftenOneAsks) {
   }
 }
 
+TEST(Hbm2Test, WhatWentBeforeMakesNoDifferenceToAnIdleMemory) {
+  // All its rows are closed. Times and orders are kept in 16 bits, from a base that moves along.
+  v1::Hbm2Spec spec = Spec();
+  spec.set_page_policy(v1::Hbm2Spec::CLOSED);
+  spec.set_refresh(v1::Hbm2Spec::NONE);
+  spec.set_patience(300);
+  const std::vector<DramRequest> traffic = RandomTraffic(7, 2000);
+  const auto run = [&](int64_t before, int64_t idle_ps) {
+    const auto dram = Create(spec);
+    int64_t begin_ps = 0;
+    if (before > 0) {
+      begin_ps = Drive(*dram, before, [](int64_t i) {
+                   return DramRequest{.address = static_cast<uint64_t>(i) * kBurst};
+                 }).end_ps;
+    }
+    begin_ps += 1'000'000 + idle_ps;
+    const auto result = Drive(
+        *dram, 2000, [&](int64_t i) { return traffic[i % 2000]; },
+        std::numeric_limits<int64_t>::max(), begin_ps);
+    std::vector<std::pair<int64_t, uint64_t>> completions;
+    for (const DramCompletion& c : result.completions) {
+      completions.emplace_back(c.time_ps - begin_ps, c.tag);
+    }
+    return completions;
+  };
+  const auto first = run(0, 0);
+  EXPECT_EQ(first.size(), 2000u);
+  for (const int64_t before : {0, 32'000, 32'700, 33'000}) {
+    EXPECT_EQ(run(before, 0), first) << before;
+  }
+  for (const int64_t idle_ps : {int64_t{7'000'000}, int64_t{3'000'000'000'000'000}}) {
+    EXPECT_EQ(run(0, idle_ps), first) << idle_ps;
+  }
+}
+
+TEST(Hbm2Test, AWatchSeesWhatIsIssuedFromThenOn) {
+  const auto dram = Create(Spec(2000, 2));
+  for (uint64_t i = 0; i < 100; ++i) dram->TrySend({.address = i * kBurst}, 0);
+  std::vector<DramCompletion> completions;
+  dram->AdvanceTo(20'000, &completions);
+  struct : DramObserver {
+    void Observe(const DramCommand& command) override { clocks.push_back(command.clock); }
+    std::vector<int64_t> clocks;
+  } watch;
+  dram->set_observer(&watch);
+  dram->AdvanceTo(40'000, &completions);
+  dram->set_observer(nullptr);
+  dram->AdvanceTo(1'000'000, &completions);
+  ASSERT_FALSE(watch.clocks.empty());
+  for (const int64_t clock : watch.clocks) {
+    EXPECT_GE(clock, 20);
+    EXPECT_LT(clock, 40);
+  }
+}
+
 TEST(Hbm2Test, AFullQueueTakesNothing) {
   v1::Hbm2Spec spec = Spec(2000, 2);
   spec.set_queue_depth(3);
@@ -500,6 +556,10 @@ TEST(Hbm2Test, SpecificationsThatCantWorkAreRefusedByField) {
               HasSubstr("dram.hbm2.refresh"));
   EXPECT_THAT(with([](auto& s) { s.mutable_timing()->set_faw(-1); }),
               HasSubstr("dram.hbm2.timing.faw"));
+  EXPECT_THAT(with([](auto& s) { s.mutable_timing()->set_faw(5000); }),
+              HasSubstr("dram.hbm2.timing.faw"));
+  EXPECT_THAT(with([](auto& s) { s.mutable_timing()->set_refi(2'000'000); }),
+              HasSubstr("dram.hbm2.timing.refi"));
   EXPECT_THAT(with([](auto& s) { s.mutable_timing()->set_refi(400); }),
               HasSubstr("dram.hbm2.timing.refi"));
   EXPECT_THAT(with([](auto& s) { s.mutable_timing()->set_ras(100); }),
