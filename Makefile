@@ -27,7 +27,6 @@ soak: build  ## Broken and hostile clients for SOAK_MINUTES (default 10), while 
 	@tests/soak/run
 
 image-test:  ## Build deploy/Dockerfile with buildah, run the unit tests in it, try the image (root; long).
-	@deploy/install-packages image
 	@deploy/image-test || [ $$? = 77 ]
 
 bench: build-packages  ## Measure; writes build/bench/results.json and results.md.
