@@ -121,7 +121,8 @@ class Scheduler::Impl {
   /// What a job would wait for.
   struct Ahead {
     absl::Duration running;  // The rest of the batch that runs.
-    absl::Duration queued;   // What waits and would run before it.
+    absl::Duration queued;   // What waits and would run before it;
+    int64_t cost = 0;        // of this, what is in its own lane.
     absl::Duration all() const { return running + queued; }
   };
 
@@ -145,10 +146,10 @@ class Scheduler::Impl {
   absl::Duration MostWait(const Job& job, const Lane* lane, absl::Time now) const;
   /// Whether a job like this would wait too long.
   absl::Status CheckWait(const Job& job, const Lane* lane, absl::Time now);
-  /// Whether a job that is in the lane will be in time; `before_call` is what was ahead of it
-  /// before the first job of its call came, at this cost in the lane.
+  /// Whether a job that is in the lane will be in time; `before_call`: what was ahead of it before
+  /// the first job of its call came.
   absl::Status CheckInTime(const QueuedJob& job, const Lane& lane, const Ahead& before_call,
-                           int64_t cost_before_call, absl::Time now);
+                           absl::Time now);
   absl::Status RefuseForNow(absl::Status status, absl::Duration wait);
   /// How near the lane is to refusing for want of time; 1 and more: it refuses.
   double PressureInTime(const Lane& lane) const;
@@ -286,12 +287,11 @@ absl::Status Scheduler::Impl::CheckWait(const Job& job, const Lane* lane, absl::
 }
 
 absl::Status Scheduler::Impl::CheckInTime(const QueuedJob& job, const Lane& lane,
-                                          const Ahead& before_call, int64_t cost_before_call,
-                                          absl::Time now) {
+                                          const Ahead& before_call, absl::Time now) {
   if (job.job.deadline == absl::InfiniteFuture()) return absl::OkStatus();
   const absl::Duration left = job.job.deadline - now;
   // With those of its own call that run before it, in batches as full as they may be.
-  const int64_t cost = lane.queue.CostBefore(job.number) - cost_before_call + job.cost;
+  const int64_t cost = lane.queue.CostBefore(job.number) - before_call.cost + job.cost;
   const absl::Duration own =
       cost / options_.max_batch_cost * lane.model.AtLeast(options_.max_batch_cost, now) +
       lane.model.AtLeast(cost % options_.max_batch_cost, now);
@@ -315,11 +315,12 @@ Scheduler::Impl::Ahead Scheduler::Impl::AheadOf(const Job& job, const Lane* lane
                                                 absl::Time now) const {
   Ahead ahead = {.running = RestOfRun(now)};
   if (lane == nullptr) return ahead;
-  const int64_t cost = lane->queue.CostBefore(job);
-  ahead.queued = lane->model.Likely(cost);
+  ahead.cost = lane->queue.CostBefore(job);
+  ahead.queued = lane->model.Likely(ahead.cost);
   // Other engines' turns cost as much as this one's, if they have so much to do.
   for (const auto& [engine, other] : lanes_) {
-    if (&other != lane) ahead.queued += other.model.Likely(std::min(cost, other.queue.cost()));
+    if (&other == lane) continue;
+    ahead.queued += other.model.Likely(std::min(ahead.cost, other.queue.cost()));
   }
   return ahead;
 }
@@ -354,34 +355,34 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
   const absl::Time now = options_.clock->Now();
   THRESHER_RETURN_IF_ERROR(CheckPlaces(batch.size(), now));
   struct Place {
-    Lane* lane;
-    Ahead ahead;  // Before the call.
-    int64_t cost;
+    Ahead before_call;
+    Lane* lane = nullptr;
     uint64_t number = 0;
   };
   std::vector<Place> places;
   places.reserve(batch.size());
   for (const QueuedJob& job : batch) {
-    Lane& lane = LaneOf(job.job.engine);
-    THRESHER_RETURN_IF_ERROR(CheckWait(job.job, &lane, now));
-    places.push_back({&lane, AheadOf(job.job, &lane, now), lane.queue.CostBefore(job.job)});
+    const Lane* const lane = FindLane(job.job.engine.get());
+    THRESHER_RETURN_IF_ERROR(CheckWait(job.job, lane, now));
+    places.push_back({AheadOf(job.job, lane, now)});
   }
 
   // The jobs delay each other too, so all are queued before it is judged whether they are in time.
   for (size_t i = 0; i < batch.size(); ++i) {
     QueuedJob& job = batch[i];
-    Lane& lane = *places[i].lane;
+    Lane& lane = LaneOf(job.job.engine);
     if (lane.queue.empty()) lane.served = std::max(lane.served, virtual_time_);
     job.arrival = now;
     job.number = arrivals_++;
     job.leads = i == 0;
+    places[i].lane = &lane;
     places[i].number = job.number;
     lane.queue.Push(std::move(job));
   }
   absl::Status status;
   for (const Place& place : places) {
     const QueuedJob& job = place.lane->queue.Get(place.number);
-    status = CheckInTime(job, *place.lane, place.ahead, place.cost, now);
+    status = CheckInTime(job, *place.lane, place.before_call, now);
     if (!status.ok()) break;
   }
   if (!status.ok()) {

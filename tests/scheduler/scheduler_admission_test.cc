@@ -281,6 +281,18 @@ TEST_F(SchedulerAdmissionTest, JobsOfOneCallDelayEachOther) {
   EXPECT_THAT(FinishTaught(), ElementsAre(ElementsAre(1, 2)));
 }
 
+TEST_F(SchedulerAdmissionTest, TakesACallOfJobsWhosePointersOwnNoEngine) {
+  const auto other = NewEngine();
+  StartPlugged();
+  std::vector<Job> two;
+  for (int tag = 1; tag <= 2; ++tag) {
+    two.push_back(Make(tag, 1, absl::Hours(1)));
+    two.back().engine = std::shared_ptr<Engine>(std::shared_ptr<Engine>(), other.get());
+  }
+  EXPECT_TRUE(scheduler_->Submit(std::move(two)).ok());
+  EXPECT_THAT(Finish(), ElementsAre(ElementsAre(1, 2)));
+}
+
 TEST_F(SchedulerAdmissionTest, DropsAtBatchFormationWhatCanNoLongerBeInTime) {
   StartTaughtAndPlugged();
   ASSERT_TRUE(Submit(Make(1, 10, absl::Milliseconds(35))).ok());
