@@ -104,6 +104,7 @@ inline bool Hbm2Channel::Admit() {
 
 bool Hbm2Channel::AdmitWithCare(PseudoChannel& pc, Request& request, Request* before, bool hit) {
   Bank& bank = pc.banks[request.bank];
+  if (clock_ > kWindow) MoveBase();
   if (pc.patient_until == kNever) {
     pc.patient_until = PatientUntil(request);
     SetDeadline();
@@ -115,7 +116,6 @@ bool Hbm2Channel::AdmitWithCare(PseudoChannel& pc, Request& request, Request* be
     List(pc, request.bank);
     Offer(pc, request.bank);
   }
-  if (clock_ > kWindow) MoveBase();
   if (next_order_ == BankLanes::kMost) Renumber();
   return true;
 }
