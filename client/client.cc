@@ -117,7 +117,9 @@ class Client::Impl {
     };
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS,
                      std::max(100, milliseconds(options_.retry.initial_backoff)));
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+    // And what a connection may take to come about, whatever the name says: a second is too little
+    // for a server with ten thousand others at the door.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS,
                      std::max(1000, milliseconds(options_.retry.max_backoff)));
     if (options_.tls && !options_.tls->server_name.empty()) {
