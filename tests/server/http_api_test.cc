@@ -523,7 +523,7 @@ TEST_F(HttpApiTest, OpenAiCompletionsAreTextsOfGenerate) {
   std::string text;
   for (const std::string& chunk : chunks)
     text += std::string(json::parse(chunk)["choices"][0]["text"]);
-  EXPECT_EQ(text, choice["text"]);
+  EXPECT_EQ(choice["text"], text);
   EXPECT_EQ(json::parse(chunks.back())["choices"][0]["finish_reason"], "length");
 }
 

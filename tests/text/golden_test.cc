@@ -44,7 +44,7 @@ TEST(GoldenTest, AgreesWithTheReferenceImplementation) {
     }
     const auto decoded = tokenizer->Decode(Ids(*encoding), /*skip_special=*/true);
     ASSERT_TRUE(decoded.ok()) << decoded.status();
-    EXPECT_EQ(*decoded, c["decoded"]);
+    EXPECT_EQ(c["decoded"], *decoded);
   }
 }
 
