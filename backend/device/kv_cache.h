@@ -154,7 +154,7 @@ struct CachedSequence {
 
 /// What the attention of one CachedSequence in one layer did.
 struct CachedRecord {
-  /// If wanted, for each KV head and slot [kv_heads][slots]: sum over the rows and the group's
+  /// If wanted, for each KV head and slot that is read [kv_heads][]: sum over the rows and group's
   /// heads of the probability, each rounded to a whole number of 2^-24. Whole, so that the sum
   /// over chunks of a prompt doesn't depend on how it was cut.
   std::vector<int64_t> sums;

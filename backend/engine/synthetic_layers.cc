@@ -182,7 +182,7 @@ class DecoderText {
       record.refetched_scores = std::llround(refetch_share * static_cast<double>(record.scores));
     }
     if (sequence.want_sums) {
-      record.sums.resize(static_cast<size_t>(shape_.kv_heads) * static_cast<size_t>(slots_));
+      record.sums.resize(static_cast<size_t>(shape_.kv_heads) * static_cast<size_t>(read));
       for (int64_t& sum : record.sums) sum = std::llround(Uniform(random) / kProbabilityUnit);
       run_->AddSums(layer, slots_, record.sums);
     }

@@ -108,7 +108,7 @@ class CacheRun {
   virtual ~CacheRun() = default;
   /// Whether AddSums wants to hear of `layer`, for prompt rows and decode rows alike.
   virtual bool WantsSums(int32_t layer) const { return false; }
-  /// What CachedRecord::sums [kv_heads][slots] tells of the rows that just ran.
+  /// CachedRecord::sums of the rows that just ran: [kv_heads][slots, or those of ChooseReads].
   virtual void AddSums(int32_t layer, int32_t slots, std::span<const int64_t> sums) {}
   /// Whether what it heard is scaled down between `layer` and the next one (after the last: the
   /// next step's first).

@@ -74,9 +74,12 @@ class SpattenCacheRun final : public CacheRun {
     if (!policy_.wants_sums()) return;
     Grow(slots);
     const int64_t sign = policy_.settings().importance == Importance::kInverse ? -1 : 1;
-    const auto count = static_cast<size_t>(slots);
+    const size_t count = sums.size() / static_cast<size_t>(policy_.settings().shape.kv_heads);
+    const bool all = count == static_cast<size_t>(slots);
     for (size_t head = 0; head < sums.size(); head += count) {
-      for (size_t slot = 0; slot < count; ++slot) importance_[slot] += sign * sums[head + slot];
+      for (size_t n = 0; n < count; ++n) {
+        importance_[all ? n : static_cast<size_t>(present_[n])] += sign * sums[head + n];
+      }
     }
   }
 

@@ -115,14 +115,14 @@ class CacheWalk {
     run_->ChooseReads(layer, slots_, &reads);
     if (!reads.empty()) THRESHER_RETURN_IF_ERROR(CheckAscending(reads, slots_));
     if (!run_->WantsSums(layer)) return absl::OkStatus();
-    std::vector<int64_t> sums(static_cast<size_t>(shape_.kv_heads) * slots_);
+    std::vector<int64_t> sums;  // [kv_heads][slots that are read]
     for (int32_t h = 0; h < shape_.kv_heads; ++h) {
       bool sees_newest = false;
       for (int32_t s = 0; s < slots_; ++s) {
         if (!reads.empty() && !std::ranges::binary_search(reads, s)) continue;
         const int32_t key = held(layer, h)[s];
         sees_newest |= key == newest;
-        sums[h * slots_ + s] = Attention(layer, h, newest, key);
+        sums.push_back(Attention(layer, h, newest, key));
       }
       if (!sees_newest) return Internal("a token does not see itself");
     }

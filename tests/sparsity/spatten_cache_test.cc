@@ -119,7 +119,7 @@ TEST(SpattenCache, WhatIsLeftOutInOneStepComesBackInTheNext) {
   const auto policy = Make("spatten:keeps=0.75/0.5,rescale=1,protect=none", Shape(2));
   const auto run = AfterPrompt(*policy, std::vector<int64_t>{5, 3, 4});
   EXPECT_THAT(Reads(*run, 0, 4), ElementsAre(0, 2, 3));
-  run->AddSums(0, 4, std::vector<int64_t>{0, 0, 0, 8});
+  run->AddSums(0, 4, std::vector<int64_t>{0, 0, 8});
   // Not slot 1, however important: this step's layer before has not read it.
   run->AddSums(0, 4, std::vector<int64_t>{0, 9, 0, 0});
   EXPECT_THAT(Reads(*run, 1, 4), ElementsAre(0, 3));

@@ -47,7 +47,7 @@ CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence
   CachedRecord record;
   record.sums = std::move(before.sums);
   record.sums.assign(
-      sequence.want_sums ? static_cast<size_t>(input.shape.kv_heads) * sequence.slots : 0, 0);
+      sequence.want_sums ? static_cast<size_t>(input.shape.kv_heads) * SlotsRead(sequence) : 0, 0);
   record.rows = int64_t{sequence.rows} * input.shape.heads;
   if (sequence.decode) {
     record.scores = int64_t{SlotsRead(sequence)} * input.shape.heads;
@@ -112,8 +112,9 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
     const CachedSequence& sequence = input.sequences[task.sequence];
     CachedRecord& record = records[task.sequence];
     int64_t* const sums =
-        sequence.want_sums ? record.sums.data() + static_cast<size_t>(task.kv_head) * sequence.slots
-                           : nullptr;
+        sequence.want_sums
+            ? record.sums.data() + static_cast<size_t>(task.kv_head) * SlotsRead(sequence)
+            : nullptr;
     if (sequence.decode) {
       AttendDecode({&input, &sequence, task.kv_head}, scratch->of(worker), out, sums, &task.did);
     } else {

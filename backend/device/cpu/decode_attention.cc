@@ -330,7 +330,7 @@ class Group {
       auto p = hn::Mul(hn::Load(d, weights(h) + n), hn::Set(d, factor));
       p = hn::IfThenZeroElse(hn::IsNaN(p), p);
       hn::StoreU(hn::NearestInt(p), di, units);
-      for (size_t i = 0; i < std::min(lanes, slots_ - n); ++i) sums_[Slot(n + i)] += units[i];
+      for (size_t i = 0; i < std::min(lanes, slots_ - n); ++i) sums_[n + i] += units[i];
     }
   }
 

@@ -60,9 +60,10 @@ class Group {
       total = Softmax(query, false);
     }
     if (sequence_.want_sums) {
-      int64_t* const sums = record_->sums.data() + static_cast<size_t>(kv_head_) * sequence_.slots;
+      const size_t slots = record_->sums.size() / static_cast<size_t>(input_.shape.kv_heads);
+      int64_t* const sums = record_->sums.data() + static_cast<size_t>(kv_head_) * slots;
       for (size_t n = 0; n < slots_.size(); ++n) {
-        sums[slots_[n]] += std::llround(weights_[n] / total / kProbabilityUnit);
+        sums[n] += std::llround(weights_[n] / total / kProbabilityUnit);
       }
     }
     const double keep = sequence_.decode ? sequence_.value_keep : 1.0;
@@ -128,7 +129,9 @@ void ReferenceCachedAttention(const CachedAttentionInput& input, Matrix out,
     const CachedSequence& sequence = input.sequences[s];
     records[s] = {};
     if (sequence.want_sums) {
-      records[s].sums.assign(static_cast<size_t>(input.shape.kv_heads) * sequence.slots, 0);
+      const size_t slots =
+          sequence.reads.empty() ? static_cast<size_t>(sequence.slots) : sequence.reads.size();
+      records[s].sums.assign(static_cast<size_t>(input.shape.kv_heads) * slots, 0);
     }
     for (int32_t h = 0; h < input.shape.kv_heads; ++h) {
       Group group(input, sequence, h, out, &records[s]);
