@@ -1,5 +1,6 @@
 #include "server/health_service.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -21,8 +22,8 @@ ServingStatus ToStatus(bool serving) {
 }  // namespace
 
 /// One open watch. A status that changes while a write is under way is sent when that has ended; of
-/// several changes only the last. Its state is guarded by the service's mutex; gRPC runs no
-/// reaction inside Start* or Finish, so they may be called with it held.
+/// several changes only the last; the end comes after it. Its state is guarded by the service's
+/// mutex; gRPC runs no reaction inside Start* or Finish, so they may be called with it held.
 class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
   Watcher(HealthService* service, bool known) : service_(service), known_(known) {}
@@ -37,25 +38,27 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
     Write();
   }
 
+  /// After what is still to be sent.
   void End(const grpc::Status& status) {
-    if (finished_) return;
-    finished_ = true;
-    Finish(status);
+    end_ = status;
+    if (!writing_) EndNow(status);
   }
 
   void OnWriteDone(bool ok) override {
     MutexLock lock(&service_->mutex_);
     writing_ = false;
     if (!ok) {
-      End(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher went away"));
+      EndNow(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher went away"));
     } else if (!finished_ && message_.status() != last_) {
       Write();
+    } else if (end_) {
+      EndNow(*end_);
     }
   }
 
   void OnCancel() override {
     MutexLock lock(&service_->mutex_);
-    End(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher went away"));
+    EndNow(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher went away"));
   }
 
   void OnDone() override {
@@ -72,12 +75,18 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
     message_.set_status(last_);
     StartWrite(&message_);
   }
+  void EndNow(const grpc::Status& status) {
+    if (finished_) return;
+    finished_ = true;
+    Finish(status);
+  }
 
   HealthService* const service_;
   const bool known_;
   bool sent_ = false;
   bool writing_ = false;
   bool finished_ = false;
+  std::optional<grpc::Status> end_;
   ServingStatus last_ = HealthCheckResponse::UNKNOWN;
   HealthCheckResponse message_;  // The one that is being written.
 };
