@@ -34,8 +34,8 @@ inline int32_t SlotsRead(const CachedSequence& sequence) {
 size_t DecodeScratchSize(const CachedAttentionInput& input, int32_t slots);
 
 /// Writes the task's heads of the sequence's row of `out`; what it does is told in
-/// reference/cached_attention.h. Adds probabilities to sums [slots read] of the KV head unless it is
-/// null. `scratch` is aligned to 64 bytes.
+/// reference/cached_attention.h. Adds probabilities to sums [slots read] of the KV head unless it
+/// is null. `scratch` is aligned to 64 bytes.
 void AttendDecode(const DecodeTask& task, float* scratch, Matrix out, int64_t* sums,
                   DecodeRecord* record);
 
