@@ -93,15 +93,6 @@ absl::Status SetUpLocal(std::shared_ptr<LoadedModel> model, const Flags& flags, 
 
 absl::Status Plot(const Flags& flags, const Setup& setup, const std::vector<Sweep>& sweeps,
                   const std::vector<PolicyResult>& results) {
-  std::vector<Series> series;
-  for (const Sweep& sweep : sweeps) {
-    Series& line = series.emplace_back();
-    line.name = sweep.name;
-    for (const std::string& policy : sweep.policies) {
-      const auto found = std::ranges::find(results, policy, &PolicyResult::sparsity);
-      line.points.push_back(*found);
-    }
-  }
   PlotOptions options = flags.plot;
   if (options.title.empty()) {
     const std::filesystem::path model(flags.model);
@@ -110,7 +101,9 @@ absl::Status Plot(const Flags& flags, const Setup& setup, const std::vector<Swee
                     (model.has_filename() ? model : model.parent_path()).filename().string(),
                     setup.data.name, setup.data.examples.size());
   }
-  THRESHER_ASSIGN_OR_RETURN(const std::string script, PlotScript(results.front(), series, options));
+  THRESHER_ASSIGN_OR_RETURN(
+      const std::string script,
+      PlotScript(results.front(), SeriesFrom<PolicyResult>(sweeps, results), options));
   return Draw(script);
 }
 

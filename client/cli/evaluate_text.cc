@@ -145,15 +145,9 @@ absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t l
       options.title = fmt::format("{} tokens of {}", results.front().tokens,
                                   std::filesystem::path(path).filename().string());
     }
-    std::vector<TextSeries> series;
-    for (const Sweep& sweep : sweeps) {
-      TextSeries& line = series.emplace_back(TextSeries{.name = sweep.name});
-      for (const std::string& policy : sweep.policies) {
-        line.points.push_back(*std::ranges::find(results, policy, &PerplexityResult::sparsity));
-      }
-    }
-    THRESHER_ASSIGN_OR_RETURN(const std::string script,
-                              TextPlotScript(results.front(), series, options));
+    THRESHER_ASSIGN_OR_RETURN(
+        const std::string script,
+        TextPlotScript(results.front(), SeriesFrom<PerplexityResult>(sweeps, results), options));
     THRESHER_RETURN_IF_ERROR(Draw(script));
   }
   return OutputStatus();

@@ -7,7 +7,6 @@
 #include <span>
 #include <stop_token>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "backend/engine/loaded_model.h"
@@ -21,12 +20,6 @@ struct TextFlags {
   int32_t window = 0;  // Tokens; 0: the model's context.
   std::string document;
   int32_t prompt = 1;
-};
-
-/// Policies that one --sparsity asks for.
-struct Sweep {
-  std::string name;
-  std::vector<std::string> policies;
 };
 
 /// What comes of it: a table, or an object a line, and files where a path is given.

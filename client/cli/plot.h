@@ -2,6 +2,8 @@
 #ifndef THRESHER_CLIENT_CLI_PLOT_H_
 #define THRESHER_CLIENT_CLI_PLOT_H_
 
+#include <algorithm>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +22,26 @@ struct SeriesOf {
 };
 using Series = SeriesOf<PolicyResult>;
 using TextSeries = SeriesOf<PerplexityResult>;
+
+/// Policies that one --sparsity asks for.
+struct Sweep {
+  std::string name;
+  std::vector<std::string> policies;
+};
+
+/// A line for each sweep, of results that hold each of its policies.
+template <typename Result>
+std::vector<SeriesOf<Result>> SeriesFrom(std::span<const Sweep> sweeps,
+                                         const std::vector<Result>& results) {
+  std::vector<SeriesOf<Result>> series;
+  for (const Sweep& sweep : sweeps) {
+    series.push_back({.name = sweep.name});
+    for (const std::string& policy : sweep.policies) {
+      series.back().points.push_back(*std::ranges::find(results, policy, &Result::sparsity));
+    }
+  }
+  return series;
+}
 
 struct PlotOptions {
   std::string path;  // Ends in .svg or .png.
