@@ -108,6 +108,17 @@ class Server(Process):
         return self
 
 
+@contextlib.contextmanager
+def on_core(core):
+    """What is begun meanwhile runs on that core, from its first instruction."""
+    previous = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(core)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, previous)
+
+
 def checks(*functions):
     """Runs each, says which failed, ends the program."""
     failures = 0
