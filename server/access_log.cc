@@ -8,6 +8,7 @@
 #include <array>
 
 #include "server/log.h"
+#include "server/span_export.h"
 
 namespace thresher {
 namespace {
@@ -31,13 +32,6 @@ bool IsHex(std::string_view text) {
 
 bool IsZero(std::string_view text) { return text.find_first_not_of('0') == std::string_view::npos; }
 
-}  // namespace
-
-std::string CallIdentity::TraceResponse() const {
-  if (trace_id.empty()) return "";
-  return fmt::format("00-{}-{}-{}", trace_id, span_id, trace_flags);
-}
-
 CallIdentity IdentifyCall(std::string_view request_id, std::string_view traceparent) {
   CallIdentity identity;
   const bool given = !request_id.empty() && request_id.size() <= 128 && IsVisible(request_id);
@@ -60,15 +54,38 @@ CallIdentity IdentifyCall(std::string_view request_id, std::string_view tracepar
   }
   identity.trace_id = trace;
   identity.span_id = RandomId(8);
+  identity.parent_id = parent;
   identity.trace_flags = flags;
   return identity;
 }
 
-bool AccessLog::enabled() const {
+}  // namespace
+
+std::string CallIdentity::TraceResponse() const {
+  if (trace_id.empty()) return "";
+  return fmt::format("00-{}-{}-{}", trace_id, span_id, trace_flags);
+}
+
+CallIdentity AccessLog::Begin(std::string_view method, std::string_view request_id,
+                              std::string_view traceparent) const {
+  CallIdentity identity = IdentifyCall(request_id, traceparent);
+  if (spans_ == nullptr) return identity;
+  if (identity.trace_id.empty()) {
+    identity.trace_id = RandomId(16);
+    identity.span_id = RandomId(8);
+    identity.trace_flags = "00";
+  }
+  spans_->Begin(method, &identity);
+  return identity;
+}
+
+bool AccessLog::Logs() const {
   return spdlog::should_log(info_ ? spdlog::level::info : spdlog::level::debug);
 }
 
-void AccessLog::Write(const CallRecord& record) const {
+void AccessLog::End(const CallRecord& record) const {
+  if (record.identity.exported) spans_->End(record);
+  if (!Logs()) return;
   const double milliseconds = absl::ToDoubleMilliseconds(record.time);
   const LogFields fields({{"front", record.front},
                           {"method", record.method},

@@ -1,4 +1,5 @@
-// One record for each call, and the ids that tell calls apart across machines. Both fronts use it.
+// One record for each call, in the log and for tracing, and the ids that tell calls apart across
+// machines. Both fronts use it.
 #ifndef THRESHER_SERVER_ACCESS_LOG_H_
 #define THRESHER_SERVER_ACCESS_LOG_H_
 
@@ -9,20 +10,20 @@
 
 namespace thresher {
 
+class SpanExport;
+
 /// Who is asking for what, in the words of others' logs.
 struct CallIdentity {
   std::string request_id;  // The caller's (`x-request-id`), else a new one.
   std::string trace_id;    // Of the caller's W3C trace context; empty without one.
   std::string span_id;     // This call's own in that trace.
+  std::string parent_id;   // The caller's span; empty where the trace begins here.
   std::string trace_flags;
+  bool exported = false;  // Its span is sent (span_export.h).
 
   /// `traceresponse` as W3C has it: the trace, and this call's span in it. Empty without a trace.
   std::string TraceResponse() const;
 };
-
-/// From the values of the headers `x-request-id` and `traceparent`, empty where there are none.
-/// What is malformed, or no visible ASCII of at most 128 bytes, is as if it were not there.
-CallIdentity IdentifyCall(std::string_view request_id, std::string_view traceparent);
 
 struct CallRecord {
   std::string_view front;   // "grpc" or "http".
@@ -37,14 +38,23 @@ struct CallRecord {
 /// Thread-safe.
 class AccessLog {
  public:
-  /// Records are of level info, else of level debug.
-  explicit AccessLog(bool info) : info_(info) {}
-  /// Whether records are written at all.
-  bool enabled() const;
-  void Write(const CallRecord& record) const;
+  /// Records are of level info, else of level debug. `spans` may be null, and must outlive this.
+  explicit AccessLog(bool info, SpanExport* spans = nullptr) : info_(info), spans_(spans) {}
+
+  /// From the values of the headers `x-request-id` and `traceparent`, empty where there are none.
+  /// What is malformed, or no visible ASCII of at most 128 bytes, is as if it were not there. With
+  /// `spans`, a call without a trace begins one.
+  CallIdentity Begin(std::string_view method, std::string_view request_id,
+                     std::string_view traceparent) const;
+  /// Whether a record of the call is wanted.
+  bool Wants(const CallIdentity& identity) const { return identity.exported || Logs(); }
+  void End(const CallRecord& record) const;
 
  private:
+  bool Logs() const;
+
   bool info_;
+  SpanExport* spans_;
 };
 
 }  // namespace thresher

@@ -54,23 +54,24 @@ class Call final : public grpc::experimental::Interceptor {
   void Begin(const Metadata& metadata) {
     begun_ = true;
     begin_ = Clock::Real()->Now();
-    identity_ = IdentifyCall(Header(metadata, "x-request-id"), Header(metadata, "traceparent"));
-    if (!log_.enabled()) return;
     method_ = info_->method();
+    identity_ =
+        log_.Begin(method_, Header(metadata, "x-request-id"), Header(metadata, "traceparent"));
+    if (!log_.Wants(identity_)) return;
     peer_ = info_->server_context()->peer();
     if (authorizer_ != nullptr) caller_ = authorizer_->CallerOf(Header(metadata, "authorization"));
   }
 
   void End(std::string_view status) {
     ended_ = true;
-    if (!log_.enabled()) return;
-    log_.Write({.front = "grpc",
-                .method = method_,
-                .status = status,
-                .time = Clock::Real()->Now() - begin_,
-                .identity = identity_,
-                .caller = caller_,
-                .peer = peer_});
+    if (!log_.Wants(identity_)) return;
+    log_.End({.front = "grpc",
+              .method = method_,
+              .status = status,
+              .time = Clock::Real()->Now() - begin_,
+              .identity = identity_,
+              .caller = caller_,
+              .peer = peer_});
   }
 
   const AccessLog& log_;

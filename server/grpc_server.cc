@@ -97,7 +97,7 @@ class GrpcServer::Impl {
     builder.RegisterService(&open_inference_);
     builder.RegisterService(health_.get());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> logs;
-    logs.push_back(MakeGrpcAccessLog(AccessLog(options_.access_log), options_.authorizer));
+    logs.push_back(MakeGrpcAccessLog(options_.access_log, options_.authorizer));
     builder.experimental().SetInterceptorCreators(std::move(logs));
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return Internal("gRPC does not start; its log says why");

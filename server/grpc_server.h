@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "backend/scheduler/scheduler.h"
+#include "server/access_log.h"
 #include "server/authorizer.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
@@ -31,7 +32,7 @@ struct GrpcServerOptions {
   int max_streams = 0;                    // Calls at a time on one connection; 0: no bound.
   const TlsFiles* tls = nullptr;          // Null: plain text.
   Authorizer* authorizer = nullptr;       // Null: everybody may call.
-  bool access_log = false;                // AccessLog's `info`.
+  AccessLog access_log = AccessLog(/*info=*/false);
   int32_t shadow_every = 0;               // Inference::Options::shadow_every.
 };
 

@@ -303,8 +303,8 @@ class HttpServer::Impl {
     request.headers = Headers(info);
     request.gone = [this, &socket] { return stopping_ || socket.Closed(); };
     const absl::Time begin = Clock::Real()->Now();
-    const CallIdentity identity =
-        IdentifyCall(request.Header("x-request-id"), request.Header("traceparent"));
+    const CallIdentity identity = options_.access_log.Begin(
+        MethodOf(request), request.Header("x-request-id"), request.Header("traceparent"));
     const std::optional<TlsFront::Peer> peer = PeerOf(info);
     std::string caller;
 
@@ -334,14 +334,14 @@ class HttpServer::Impl {
       response.headers.emplace_back("traceresponse", std::move(trace));
     }
     Write(connection, response, allowed, !head);
-    if (options_.access_log.enabled()) {
-      options_.access_log.Write({.front = "http",
-                                 .method = MethodOf(request),
-                                 .status = std::to_string(response.status),
-                                 .time = Clock::Real()->Now() - begin,
-                                 .identity = identity,
-                                 .caller = caller,
-                                 .peer = peer ? peer->address : ""});
+    if (options_.access_log.Wants(identity)) {
+      options_.access_log.End({.front = "http",
+                               .method = MethodOf(request),
+                               .status = std::to_string(response.status),
+                               .time = Clock::Real()->Now() - begin,
+                               .identity = identity,
+                               .caller = caller,
+                               .peer = peer ? peer->address : ""});
     }
     return response.status;
   }

@@ -11,11 +11,13 @@
 #include <CLI/Version.hpp>
 #include <nlohmann/json.hpp>
 
+#include "server/span_export.h"
+
 namespace thresher {
 
 LibraryVersions ServerLibraries() {
   const dnnl_version_t& dnnl = *dnnl_version();
-  return {
+  LibraryVersions versions = {
       {"gRPC", grpc::Version()},
       {"Protobuf", VersionOfMillions(GOOGLE_PROTOBUF_VERSION)},
       {"oneDNN", fmt::format("{}.{}.{}", dnnl.major, dnnl.minor, dnnl.patch)},

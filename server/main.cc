@@ -21,6 +21,7 @@
 #include "backend/engine/kv_cache.h"
 #include "backend/scheduler/scheduler.h"
 #include "backend/tensor/status.h"
+#include "server/access_log.h"
 #include "server/address.h"
 #include "server/authorizer.h"
 #include "server/config.h"
@@ -40,6 +41,7 @@
 #include "server/openai_routes.h"
 #include "server/security_metrics.h"
 #include "server/signals.h"
+#include "server/span_export.h"
 #include "server/status_routes.h"
 #include "server/thresher_routes.h"
 #include "server/tls_files.h"
@@ -270,6 +272,11 @@ int Serve(const v1::ServerConfig& config) {
   WatchFiles(config, tls->get(), authorizer->get(), &watcher);
   WarnOfPlainText(config);
 
+  const auto spans = SpanExport::FromEnvironment();
+  if (!spans.ok() && !absl::IsUnimplemented(spans.status())) return Fail(spans.status());
+  if (!spans.ok()) spdlog::warn("no spans are exported: {}", Message(spans.status()));
+  const AccessLog access_log(config.access_log(), spans.ok() ? spans->get() : nullptr);
+
   GrpcServerOptions grpc_options;
   grpc_options.listen = config.listen();
   grpc_options.max_message_bytes = config.max_message_bytes();
@@ -277,7 +284,7 @@ int Serve(const v1::ServerConfig& config) {
   grpc_options.elastic = config.elastic();
   grpc_options.max_connections = config.max_connections();
   grpc_options.max_streams = config.max_streams();
-  grpc_options.access_log = config.access_log();
+  grpc_options.access_log = access_log;
   grpc_options.tls = tls->get();
   // Without tokens there is nothing to ask: whoever must have a certificate could not connect.
   if (!config.auth_tokens().empty()) grpc_options.authorizer = authorizer->get();
@@ -297,7 +304,7 @@ int Serve(const v1::ServerConfig& config) {
   http_options.max_calls = config.max_http_calls();
   http_options.tls = tls->get();
   http_options.authorizer = authorizer->get();
-  http_options.access_log = AccessLog(config.access_log());
+  http_options.access_log = access_log;
   const auto http = HttpServer::Start(
       http_options, Routes([&lifecycle] { return Name(lifecycle.phase()); }, &metrics,
                            {(*grpc)->inference(), (*grpc)->generation(), &repository}));

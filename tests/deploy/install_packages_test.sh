@@ -16,6 +16,8 @@ tool command:some-tool
 [test]
 gamma
 daemon service:daemon
+[later]
+zeta since:13
 [other]
 delta
 END
@@ -28,7 +30,8 @@ stub() {  # stub NAME SCRIPT
   chmod +x "$root/bin/$1"
 }
 # As dpkg-query answers: known ones on stdout, 1 if there are others. $INSTALLED is the test's.
-stub dpkg-query 'for p in $INSTALLED; do echo "installed $p"; done; echo "config-files delta"; exit 1'
+stub dpkg-query 'case "$*" in *base-files) echo "$RELEASE.4+deb${RELEASE}u2"; exit ;; esac
+for p in $INSTALLED; do echo "installed $p"; done; echo "config-files delta"; exit 1'
 stub apt-get 'echo "apt-get $* [$DEBIAN_FRONTEND $RUNLEVEL]"'
 stub id 'echo "$USER_ID"'
 
@@ -56,7 +59,8 @@ installs() {  # What it prints when it installs $1 with the prefix $2.
   printf 'apt-get -q -o DPkg::Lock::Timeout=120 install -y --no-install-recommends %s [noninteractive 1]' "$1"
 }
 
-export INSTALLED USER_ID
+export INSTALLED USER_ID RELEASE
+RELEASE=12
 USER_ID=0
 INSTALLED="alpha beta tool gamma daemon"
 expect "silent when nothing is missing" 0 ""
@@ -65,6 +69,9 @@ expect "installs only what is missing" 0 "$(installs "beta gamma")"
 expect "takes sections as arguments" 0 "$(installs "beta delta")" build other
 INSTALLED="alpha beta"
 expect "installs what no command stands for" 0 "$(installs "tool")" build
+expect "does without what this Debian does not have yet" 0 "" later
+RELEASE=13
+expect "installs what this Debian has" 0 "$(installs "zeta")" later
 stub some-tool ''
 expect "leaves alone what a command stands for" 0 "" build
 expect "names the sections there are" 1 "~no section [nope]" nope
