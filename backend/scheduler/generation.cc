@@ -353,8 +353,7 @@ void Generator::Impl::MakeParts() {
         .text = text->cached.get(),
         .ids = std::span(request.prompt)
                    .subspan(static_cast<size_t>(text->prompt_done), static_cast<size_t>(count)),
-        .prompt = true,
-        .prompt_ends = ends};
+        .prompt_tokens = static_cast<int32_t>(request.prompt.size())};
     if (request.prompt_logprobs) {
       part.logits = StepPart::Logits::kAll;
     } else if (ends && request.max_tokens > 0) {
@@ -371,7 +370,7 @@ void Generator::Impl::OnLogits(Text& text, const StepPart& part, int32_t row,
   if (!text.fault.ok()) return;
   const GenerationRequest& request = text.request;
   const auto next = static_cast<size_t>(text.prompt_done + row + 1);  // Of the prompt.
-  if (part.prompt && next < request.prompt.size()) {
+  if (part.prompt() && next < request.prompt.size()) {
     text.tokens.push_back(MakeToken(logits, request.prompt[next], true, request.top_logprobs));
     text.tokens.back().prompt = true;
     return;
@@ -391,7 +390,7 @@ void Generator::Impl::RunParts(Outcome* outcome) {
     Text& text = *stepping_[i];
     text.tokens.clear();
     text.drawn.reset();
-    if (text.request.prompt_logprobs && parts_[i].prompt && text.prompt_done == 0) {
+    if (text.request.prompt_logprobs && parts_[i].prompt() && text.prompt_done == 0) {
       text.tokens.push_back({.id = text.request.prompt.front(), .prompt = true});
     }
   }
@@ -414,7 +413,7 @@ void Generator::Impl::RunParts(Outcome* outcome) {
     Text& text = *stepping_[i];
     const auto tokens = static_cast<int32_t>(parts_[i].ids.size());
     text.compute += compute;
-    if (parts_[i].prompt) {
+    if (parts_[i].prompt()) {
       text.prompt_done += tokens;
       read += tokens;
       cost += tokens;

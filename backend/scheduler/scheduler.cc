@@ -10,9 +10,9 @@
 #include <thread>
 #include <utility>
 
-#include "backend/scheduler/cost_model.h"
+#include "backend/scheduler/admission.h"
 #include "backend/scheduler/job_queue.h"
-#include "backend/scheduler/retry_hint.h"
+#include "backend/scheduler/lane.h"
 #include "backend/tensor/mutex.h"
 #include "backend/tensor/status.h"
 
@@ -46,11 +46,6 @@ bool IsCancelled(const QueuedJob& job) {
   return job.job.cancelled != nullptr && job.job.cancelled->load(std::memory_order_relaxed);
 }
 
-absl::Status OwnTimeExceeds(absl::Duration left, absl::Duration own) {
-  return DeadlineExceeded("the deadline is {} away and the answer would take at least {}",
-                          absl::FormatDuration(left), absl::FormatDuration(own));
-}
-
 /// Whether the job should still run, if its answer comes no sooner than `wait` from now.
 absl::Status CheckWanted(const QueuedJob& job, absl::Duration wait, absl::Time now) {
   if (IsCancelled(job)) return Cancelled("cancelled by the caller before it ran");
@@ -63,15 +58,6 @@ int64_t Tokens(std::span<const QueuedJob> jobs) {
   int64_t tokens = 0;
   for (const QueuedJob& job : jobs) tokens += static_cast<int64_t>(job.job.sequence.ids.size());
   return tokens;
-}
-
-/// What waits before a job, and the batch that it is in, are allowed to take so many times as long
-/// as predicted.
-constexpr int kMargin = 2;
-
-absl::Status BehindOthers(absl::Duration left, absl::Duration wait) {
-  return ResourceExhausted("the deadline is {} away, too near with about {} of work ahead",
-                           absl::FormatDuration(left), absl::FormatDuration(wait));
 }
 
 /// Limits below one would stall the queue.
@@ -109,22 +95,7 @@ class Scheduler::Impl {
     uint64_t number = 0;
   };
 
-  /// What the scheduler knows of one engine.
-  struct Lane {
-    std::weak_ptr<Engine> engine;
-    JobQueue queue;
-    CostModel model;
-    int64_t served = 0;  // Virtual time: cost served, and more where the lane was idle.
-  };
   using Batch = std::vector<QueuedJob>;
-
-  /// What a job would wait for.
-  struct Ahead {
-    absl::Duration running;  // The rest of the batch that runs.
-    absl::Duration queued;   // What waits and would run before it;
-    int64_t cost = 0;        // of this, what is in its own lane.
-    absl::Duration all() const { return running + queued; }
-  };
 
   /// How one run of an engine went.
   struct Run {
@@ -135,26 +106,9 @@ class Scheduler::Impl {
 
   // These want `mutex_` held.
   Lane& LaneOf(const std::shared_ptr<Engine>& engine);
-  const Lane* FindLane(const Engine* engine) const;
   size_t Queued() const;
-  absl::Duration RestOfRun(absl::Time now) const;
-  /// Of a job like this that came now; `lane` is its engine's, or null.
-  Ahead AheadOf(const Job& job, const Lane* lane, absl::Time now) const;
   /// Whether so many more may wait.
   absl::Status CheckPlaces(size_t jobs, absl::Time now);
-  /// How long a job like this may wait at most.
-  absl::Duration MostWait(const Job& job, const Lane* lane, absl::Time now) const;
-  /// Whether a job like this would wait too long.
-  absl::Status CheckWait(const Job& job, const Lane* lane, absl::Time now);
-  /// Whether a job that is in the lane will be in time; `before_call`: what was ahead of it before
-  /// the first job of its call came.
-  absl::Status CheckInTime(const QueuedJob& job, const Lane& lane, const Ahead& before_call,
-                           absl::Time now);
-  absl::Status RefuseForNow(absl::Status status, absl::Duration wait);
-  /// How near the lane is to refusing for want of time; 1 and more: it refuses.
-  double PressureInTime(const Lane& lane) const;
-  /// From one half to one, another each time: callers who are refused together come back apart.
-  double Spread();
   void TakeExpired(absl::Time now);
   void RefuseAll();
   /// When the lane, which has jobs, may form a batch.
@@ -181,7 +135,8 @@ class Scheduler::Impl {
   CondVar changed_;  // For the executor: work, or a change of state.
   CondVar idle_;     // outstanding_ has become zero.
   // All below is guarded by mutex_.
-  std::map<const Engine*, Lane> lanes_;
+  Lanes lanes_;
+  Admission admission_;
   std::map<StepSource*, Turn> sources_;
   StepSource* running_source_ = nullptr;
   CondVar source_idle_;           // running_source_ has become null.
@@ -189,20 +144,17 @@ class Scheduler::Impl {
   bool accepting_ = true;
   bool stopping_ = false;
   uint64_t arrivals_ = 0;
-  double spread_ = 0.0;           // Of the last retry hint.
-  int64_t outstanding_ = 0;       // Accepted jobs whose `done` has not returned.
-  int64_t virtual_time_ = 0;      // The `served` with which the latest batch was begun.
-  Lane* running_lane_ = nullptr;  // Of the latest batch.
-  // The run in progress, if running_ > 0.
-  int32_t running_ = 0;
-  int64_t running_cost_ = 0;
-  absl::Time running_since_;
+  int64_t outstanding_ = 0;   // Accepted jobs whose `done` has not returned.
+  int64_t virtual_time_ = 0;  // The `served` with which the latest batch was begun.
 
   std::thread executor_;  // Last: it uses all of the above.
 };
 
 Scheduler::Impl::Impl(const SchedulerOptions& options, SchedulerObserver* observer)
-    : options_(AtLeastOne(options)), observer_(observer), executor_([this] { Execute(); }) {}
+    : options_(AtLeastOne(options)),
+      observer_(observer),
+      admission_(&options_, &lanes_),
+      executor_([this] { Execute(); }) {}
 
 Scheduler::Impl::~Impl() {
   {
@@ -216,30 +168,30 @@ Scheduler::Impl::~Impl() {
 
 // ---- Admission ----
 
-Scheduler::Impl::Lane& Scheduler::Impl::LaneOf(const std::shared_ptr<Engine>& engine) {
+Lane& Scheduler::Impl::LaneOf(const std::shared_ptr<Engine>& engine) {
   // A lane is of no more use when its engine is gone, and must not pass to another at the same
   // address. Jobs keep their engine alive; but a caller's pointer need not own it, so that is not
   // relied on.
   const auto gone = [this](const auto& entry) {
     const Lane& lane = entry.second;
-    return lane.engine.expired() && lane.queue.empty() && &lane != running_lane_;
+    return lane.engine.expired() && lane.queue.empty() && &lane != lanes_.current.lane;
   };
-  const auto found = lanes_.find(engine.get());
-  if (found != lanes_.end() && !gone(*found)) return found->second;
-  std::erase_if(lanes_, gone);
-  Lane& lane = lanes_[engine.get()];
+  const auto found = lanes_.of.find(engine.get());
+  if (found != lanes_.of.end() && !gone(*found)) return found->second;
+  std::erase_if(lanes_.of, gone);
+  Lane& lane = lanes_.of[engine.get()];
   lane.engine = engine;
   return lane;
 }
 
 size_t Scheduler::Impl::Queued() const {
   size_t queued = refused_.size();
-  for (const auto& [engine, lane] : lanes_) queued += lane.queue.size();
+  for (const auto& [engine, lane] : lanes_.of) queued += lane.queue.size();
   return queued;
 }
 
 void Scheduler::Impl::TakeExpired(absl::Time now) {
-  for (auto& [engine, lane] : lanes_) {
+  for (auto& [engine, lane] : lanes_.of) {
     while (std::optional<QueuedJob> job = lane.queue.PopExpired(now)) {
       absl::Status status = DeadlinePassed(*job, now);
       refused_.push_back({*std::move(job), std::move(status)});
@@ -249,98 +201,15 @@ void Scheduler::Impl::TakeExpired(absl::Time now) {
 
 absl::Status Scheduler::Impl::CheckPlaces(size_t jobs, absl::Time now) {
   if (!accepting_) return Unavailable("the server is shutting down");
-  const auto room = static_cast<size_t>(options_.max_queue);
-  if (jobs > room) {
-    return ResourceExhausted(
-        "{} sequences at once are more than the queue ever holds, {}: send fewer", jobs, room);
-  }
   TakeExpired(now);
-  if (Queued() + jobs <= room) return absl::OkStatus();
-  absl::Duration wait = RestOfRun(now);
-  for (const auto& [engine, lane] : lanes_) wait += lane.model.Likely(lane.queue.cost());
-  return RefuseForNow(ResourceExhausted("the queue is full: {} of {} places are taken and {} are "
-                                        "wanted",
-                                        Queued(), room, jobs),
-                      wait);
-}
-
-absl::Duration Scheduler::Impl::MostWait(const Job& job, const Lane* lane, absl::Time now) const {
-  if (options_.max_queue_delay > absl::ZeroDuration()) return options_.max_queue_delay;
-  const bool long_queue = lane != nullptr && lane->queue.calls() >= SchedulerOptions::kAlwaysWait;
-  if (options_.patience <= absl::ZeroDuration() || !long_queue) return absl::InfiniteDuration();
-  if (job.deadline == absl::InfiniteFuture()) return options_.patience;
-  return std::max(options_.patience, (job.deadline - now) / 10);
-}
-
-absl::Status Scheduler::Impl::CheckWait(const Job& job, const Lane* lane, absl::Time now) {
-  if (job.deadline <= now) return DeadlineExceeded("the deadline has passed");
-  const Ahead ahead = AheadOf(job, lane, now);
-  if (const absl::Duration most = MostWait(job, lane, now); ahead.all() > most) {
-    return RefuseForNow(
-        ResourceExhausted("the wait is expected to be {}, and {} is the most",
-                          absl::FormatDuration(ahead.all()), absl::FormatDuration(most)),
-        ahead.all());
-  }
-  const absl::Duration left = job.deadline - now;
-  if (ahead.running + kMargin * ahead.queued <= left) return absl::OkStatus();
-  return RefuseForNow(BehindOthers(left, ahead.all()), ahead.all());
-}
-
-absl::Status Scheduler::Impl::CheckInTime(const QueuedJob& job, const Lane& lane,
-                                          const Ahead& before_call, absl::Time now) {
-  if (job.job.deadline == absl::InfiniteFuture()) return absl::OkStatus();
-  const absl::Duration left = job.job.deadline - now;
-  // With those of its own call that run before it, in batches as full as they may be.
-  const int64_t cost = lane.queue.CostBefore(job.number) - before_call.cost + job.cost;
-  const absl::Duration own =
-      cost / options_.max_batch_cost * lane.model.AtLeast(options_.max_batch_cost, now) +
-      lane.model.AtLeast(cost % options_.max_batch_cost, now);
-  if (own > left) return OwnTimeExceeds(left, own);
-  if (before_call.running + kMargin * before_call.queued + own <= left) return absl::OkStatus();
-  return RefuseForNow(BehindOthers(left, before_call.all() + own), before_call.all());
-}
-
-const Scheduler::Impl::Lane* Scheduler::Impl::FindLane(const Engine* engine) const {
-  const auto found = lanes_.find(engine);
-  return found == lanes_.end() ? nullptr : &found->second;
-}
-
-absl::Duration Scheduler::Impl::RestOfRun(absl::Time now) const {
-  if (running_ == 0) return absl::ZeroDuration();
-  const absl::Duration run = running_lane_->model.Likely(running_cost_);
-  return std::max(run - (now - running_since_), absl::ZeroDuration());
-}
-
-Scheduler::Impl::Ahead Scheduler::Impl::AheadOf(const Job& job, const Lane* lane,
-                                                absl::Time now) const {
-  Ahead ahead = {.running = RestOfRun(now)};
-  if (lane == nullptr) return ahead;
-  ahead.cost = lane->queue.CostBefore(job);
-  ahead.queued = lane->model.Likely(ahead.cost);
-  // Other engines' turns cost as much as this one's, if they have so much to do.
-  for (const auto& [engine, other] : lanes_) {
-    if (&other == lane) continue;
-    ahead.queued += other.model.Likely(std::min(ahead.cost, other.queue.cost()));
-  }
-  return ahead;
-}
-
-absl::Status Scheduler::Impl::RefuseForNow(absl::Status status, absl::Duration wait) {
-  return WithRetryHint(std::move(status), wait * Spread());
-}
-
-double Scheduler::Impl::Spread() {
-  constexpr double kGolden = 0.6180339887498949;
-  spread_ += kGolden;
-  if (spread_ >= 1.0) spread_ -= 1.0;
-  return 0.5 + 0.5 * spread_;
+  return admission_.CheckPlaces(jobs, Queued(), now);
 }
 
 absl::Status Scheduler::Impl::CheckRoom(const Job& job, size_t jobs) {
   MutexLock lock(&mutex_);
   const absl::Time now = options_.clock->Now();
   THRESHER_RETURN_IF_ERROR(CheckPlaces(jobs, now));
-  return CheckWait(job, FindLane(job.engine.get()), now);
+  return admission_.CheckWait(job, lanes_.Find(job.engine.get()), now);
 }
 
 absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
@@ -355,16 +224,16 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
   const absl::Time now = options_.clock->Now();
   THRESHER_RETURN_IF_ERROR(CheckPlaces(batch.size(), now));
   struct Place {
-    Ahead before_call;
+    Admission::Ahead before_call;
     Lane* lane = nullptr;
     uint64_t number = 0;
   };
   std::vector<Place> places;
   places.reserve(batch.size());
   for (const QueuedJob& job : batch) {
-    const Lane* const lane = FindLane(job.job.engine.get());
-    THRESHER_RETURN_IF_ERROR(CheckWait(job.job, lane, now));
-    places.push_back({AheadOf(job.job, lane, now)});
+    const Lane* const lane = lanes_.Find(job.job.engine.get());
+    THRESHER_RETURN_IF_ERROR(admission_.CheckWait(job.job, lane, now));
+    places.push_back({admission_.AheadOf(job.job, lane, now)});
   }
 
   // The jobs delay each other too, so all are queued before it is judged whether they are in time.
@@ -382,7 +251,7 @@ absl::Status Scheduler::Impl::Submit(std::vector<Job> jobs) {
   absl::Status status;
   for (const Place& place : places) {
     const QueuedJob& job = place.lane->queue.Get(place.number);
-    status = CheckInTime(job, *place.lane, place.before_call, now);
+    status = admission_.CheckInTime(job, *place.lane, place.before_call, now);
     if (!status.ok()) break;
   }
   if (!status.ok()) {
@@ -410,13 +279,13 @@ absl::Time Scheduler::Impl::ReleaseTime(const Lane& lane, absl::Time now) const 
                   queue.EarliestDeadline() - lane.model.AtLeast(queue.cost(), now) - delay);
 }
 
-Scheduler::Impl::Lane* Scheduler::Impl::NextLane(absl::Time now, absl::Time* look_again) {
+Lane* Scheduler::Impl::NextLane(absl::Time now, absl::Time* look_again) {
   *look_again = absl::InfiniteFuture();
   Lane* next = nullptr;
   const auto turn = [](const Lane& lane) {
     return std::pair(lane.served, lane.queue.Oldest().number);
   };
-  for (auto& [engine, lane] : lanes_) {
+  for (auto& [engine, lane] : lanes_.of) {
     if (lane.queue.empty()) continue;
     const absl::Time release = ReleaseTime(lane, now);
     if (release > now) {
@@ -456,7 +325,7 @@ Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
     }
     const bool full = batch.size() >= static_cast<size_t>(options_.max_batch_sequences) ||
                       front.cost > options_.max_batch_cost - cost ||
-                      kMargin * lane.model.Likely(cost + front.cost) > earliest - now;
+                      Admission::kMargin * lane.model.Likely(cost + front.cost) > earliest - now;
     if (full && !batch.empty()) break;
     cost += front.cost;
     earliest = std::min(earliest, front.job.deadline);
@@ -465,23 +334,24 @@ Scheduler::Impl::Batch Scheduler::Impl::FormBatch(Lane& lane, absl::Time now) {
   if (!batch.empty()) {
     virtual_time_ = lane.served;
     lane.served += cost;
-    running_lane_ = &lane;
+    lanes_.current.lane = &lane;
     SetRunning(batch, now);
   }
   return batch;
 }
 
 void Scheduler::Impl::SetRunning(std::span<const QueuedJob> jobs, absl::Time now) {
-  running_ = static_cast<int32_t>(jobs.size());
-  running_cost_ = 0;
-  for (const QueuedJob& job : jobs) running_cost_ += job.cost;
-  running_since_ = now;
+  CurrentRun& run = lanes_.current;
+  run.jobs = static_cast<int32_t>(jobs.size());
+  run.cost = 0;
+  for (const QueuedJob& job : jobs) run.cost += job.cost;
+  run.since = now;
 }
 
 // ---- Execution ----
 
 void Scheduler::Impl::RefuseAll() {
-  for (auto& [engine, lane] : lanes_) {
+  for (auto& [engine, lane] : lanes_.of) {
     while (!lane.queue.empty()) {
       refused_.push_back({lane.queue.PopFront(), Unavailable("the server shut down")});
     }
@@ -579,9 +449,9 @@ Scheduler::Impl::Run Scheduler::Impl::RunOnce(std::span<const QueuedJob> jobs,
   int64_t cost;
   {
     MutexLock lock(&mutex_);
-    cost = running_cost_;
-    if (run.status.ok()) running_lane_->model.Add(cost, run.compute, end);
-    running_ = 0;
+    cost = lanes_.current.cost;
+    if (run.status.ok()) lanes_.current.lane->model.Add(cost, run.compute, end);
+    lanes_.current.jobs = 0;
   }
   if (observer_ != nullptr) {
     observer_->OnBatch(engine, static_cast<int32_t>(jobs.size()), Tokens(jobs), cost, run.compute);
@@ -635,30 +505,16 @@ Scheduler::Snapshot Scheduler::Impl::snapshot() {
   MutexLock lock(&mutex_);
   Snapshot snapshot;
   snapshot.queued = static_cast<int32_t>(Queued());
-  snapshot.running = running_;
-  snapshot.pressure = snapshot.queued / static_cast<double>(options_.max_queue);
-  for (const auto& [engine, lane] : lanes_) {
-    snapshot.pressure = std::max(snapshot.pressure, PressureInTime(lane));
-  }
-  snapshot.pressure = std::min(snapshot.pressure, 1.0);
+  snapshot.running = lanes_.current.jobs;
+  snapshot.pressure = admission_.Pressure(Queued());
   absl::Time oldest = absl::InfiniteFuture();
-  for (const auto& [engine, lane] : lanes_) {
+  for (const auto& [engine, lane] : lanes_.of) {
     if (lane.queue.empty()) continue;
     snapshot.queued_cost += lane.queue.cost();
     oldest = std::min(oldest, lane.queue.Oldest().arrival);
   }
   if (oldest != absl::InfiniteFuture()) snapshot.oldest_age = options_.clock->Now() - oldest;
   return snapshot;
-}
-
-double Scheduler::Impl::PressureInTime(const Lane& lane) const {
-  const absl::Duration wait = lane.model.Likely(lane.queue.cost());
-  if (options_.max_queue_delay > absl::ZeroDuration()) {
-    return absl::FDivDuration(wait, options_.max_queue_delay);
-  }
-  if (options_.patience <= absl::ZeroDuration()) return 0.0;
-  return std::min(absl::FDivDuration(wait, options_.patience),
-                  static_cast<double>(lane.queue.calls()) / SchedulerOptions::kAlwaysWait);
 }
 
 void Scheduler::Impl::StopAccepting() {
