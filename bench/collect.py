@@ -12,6 +12,7 @@ tolerance.
 """
 import argparse
 import json
+import re
 import sys
 
 KNOWN = {
@@ -19,6 +20,10 @@ KNOWN = {
     "real_time", "cpu_time", "time_unit", "family_index", "per_family_instance_index",
     "aggregate_name", "aggregate_unit", "label", "error_occurred", "error_message",
 }
+
+
+# What Google Benchmark adds to a name.
+HOW_RUN = re.compile(r"(/iterations:\d+|/(manual|real|process)_time)+$")
 
 
 def results_of(document):
@@ -29,7 +34,7 @@ def results_of(document):
     rows = medians + [row for row in rows
                       if row["run_type"] == "iteration" and row.get("run_name") not in repeated]
     for row in rows:
-        name = row.get("run_name", row["name"])
+        name = HOW_RUN.sub("", row.get("run_name", row["name"]))
         if row.get("error_occurred"):
             yield {"name": name, "error": row["error_message"]}
             continue
@@ -38,7 +43,7 @@ def results_of(document):
         for counter, value in counters.items():
             if counter.startswith("limit "):
                 continue
-            entry = {"name": f"{name}: {counter}", "value": value, "unit": counter}
+            entry = {"name": f"{name}: {counter}", "value": value, "unit": counter.split()[-1]}
             if counter.startswith("ratio to "):
                 entry.update(unit="x", ratio=value, against=counter.removeprefix("ratio to "))
             limit = counters.get("limit " + counter)

@@ -20,7 +20,7 @@
 #include "backend/device/cpu_resources.h"
 #include "backend/device/device.h"
 #include "backend/tensor/matrix.h"
-#include "bench/float_peak.h"
+#include "bench/arithmetic_peak.h"
 
 namespace thresher {
 namespace {
@@ -48,19 +48,15 @@ MatrixBuffer Random(int64_t rows, int64_t cols, float deviation) {
   return matrix;
 }
 
-double FloatPeak() {
-  static const double peak = MeasureFloatPeak(Threads());
-  return peak;
-}
-
 double SecondsSince(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// Float operations of one iteration; `limited` where they are held against the float peak.
-void SetRate(State& state, double operations, bool limited) {
+/// Operations of one iteration, held against the peak of the precision.
+void SetRate(State& state, double operations, Precision precision = Precision::kF32) {
   state.counters["GFLOP/s"] = Counter(operations * 1e-9, Counter::kIsIterationInvariantRate);
-  if (limited) state.counters["limit GFLOP/s"] = FloatPeak();
+  const double peak = ProductPeak(Cpu(), precision);
+  if (peak > 0.0) state.counters["limit GFLOP/s"] = peak;
 }
 
 // The same product as one call of oneDNN with its own threads, weights packed as it likes, source
@@ -122,9 +118,7 @@ void BM_Linear(State& state) {
     }
     best = std::min(best, SecondsSince(begin));
   }
-  const bool amx = Cpu().description().default_precision == Precision::kBF16;
-  SetRate(state, 2.0 * static_cast<double>(rows * out * in),
-          precision == Precision::kF32 || (precision == Precision::kBF16 && !amx));
+  SetRate(state, 2.0 * static_cast<double>(rows * out * in), precision);
   const double direct = DirectOneDnnSeconds(rows, out, in, precision);
   if (direct > 0.0) state.counters["ratio to oneDNN"] = direct / best;
   state.SetLabel(std::string(Name(precision)));
@@ -148,7 +142,7 @@ void BM_LinearGelu(State& state) {
   for (auto _ : state) {
     static_cast<void>(Cpu().Linear(**packed, x.view(), Activation::kGelu, y.view()));
   }
-  SetRate(state, 2.0 * 128 * 768 * 3072, true);
+  SetRate(state, 2.0 * 128 * 768 * 3072);
 }
 BENCHMARK(BM_LinearGelu)->UseRealTime()->Unit(benchmark::kMicrosecond);
 
@@ -171,7 +165,7 @@ void BM_Attention(State& state) {
                                        .scale = 0.125f},
                                       out.view()));
   }
-  SetRate(state, 4.0 * static_cast<double>(tokens) * length * 768, true);
+  SetRate(state, 4.0 * static_cast<double>(tokens) * length * 768);
 }
 BENCHMARK(BM_Attention)
     ->ArgNames({"sequences", "length"})

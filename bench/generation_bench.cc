@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -21,7 +22,9 @@
 #include "backend/device/cpu_resources.h"
 #include "backend/engine/decoder_engine.h"
 #include "backend/tensor/status.h"
+#include "bench/arithmetic_peak.h"
 #include "bench/read_bandwidth.h"
+#include "bench/timed_device.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/random_checkpoint.h"
 
@@ -44,31 +47,38 @@ T ValueOf(absl::StatusOr<T> result) {
   return *std::move(result);
 }
 
+std::shared_ptr<TimedDevice> Timed() {
+  static const auto device =
+      std::make_shared<TimedDevice>(ValueOf(CreateDevice("cpu", {.threads = Threads()})));
+  return device;
+}
+
 /// One model for each precision, kept for all benchmarks.
 DecoderEngine& Engine(Precision precision) {
   static const testing::TempDir directory;
   static const bool written =
       testing::WriteRandomGpt2(directory.path(), {.positions = kPositions}).ok();
   if (!written) throw std::runtime_error("the checkpoint could not be written");
-  static const std::shared_ptr<Device> device =
-      ValueOf(CreateDevice("cpu", {.threads = Threads()}));
   static std::map<Precision, std::unique_ptr<DecoderEngine>> engines;
   std::unique_ptr<DecoderEngine>& engine = engines[precision];
   if (engine == nullptr) {
     const DecoderConfig config = ValueOf(LoadDecoderConfig(directory.path().string()));
-    engine = ValueOf(DecoderEngine::Load(directory.path().string(), config, device, precision,
+    engine = ValueOf(DecoderEngine::Load(directory.path().string(), config, Timed(), precision,
                                          kPositions, std::make_shared<KvPool>(size_t{8} << 30)));
   }
   return *engine;
 }
 
-/// `texts` texts that have read `context` tokens each under the policy.
+/// `texts` texts that have read `context` tokens each under the policy, of which `first` is the
+/// first.
 class Batch {
  public:
-  Batch(DecoderEngine& engine, int32_t texts, int32_t context, const std::string& policy)
+  Batch(DecoderEngine& engine, int32_t texts, int32_t context, const std::string& policy,
+        int32_t first = 0)
       : engine_(engine), ids_(static_cast<size_t>(context)), next_(1) {
     const std::shared_ptr<const Policy> parsed = ValueOf(engine.ParsePolicy(policy));
     for (size_t i = 0; i < ids_.size(); ++i) ids_[i] = static_cast<int32_t>(i * 7919 % 50257);
+    ids_[0] = first;
     constexpr int32_t kSteps = 256;
     const size_t bytes = engine.CacheBytes(parsed.get(), context, context + kSteps);
     for (int32_t t = 0; t < texts; ++t) texts_.push_back(ValueOf(engine.Start(parsed, {}, bytes)));
@@ -77,8 +87,7 @@ class Batch {
         const size_t count = std::min<size_t>(512, ids_.size() - begin);
         Step({{.text = text.get(),
                .ids = std::span(ids_).subspan(begin, count),
-               .prompt = true,
-               .prompt_ends = begin + count == ids_.size()}});
+               .prompt_tokens = context}});
       }
     }
   }
@@ -134,16 +143,27 @@ double Median(std::vector<double> seconds) {
   return *middle;
 }
 
-/// Batch 1 at context 128: weights once a token.
-void DecodeOne(State& state, Precision precision) {
+/// What the time went into.
+void Report(State& state, const std::vector<double>& seconds) {
+  static const double cached = MeasureReadBandwidth(Threads(), size_t{8} << 20);
+  const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  Timed()->Report(state.iterations(), sum, Bandwidth(), cached, state);
+}
+
+/// One text: weights once a token.
+void DecodeOne(State& state, Precision precision, int32_t context) {
   DecoderEngine& engine = Engine(precision);
-  Batch batch(engine, 1, 128, "dense");
-  for (auto _ : state) batch.Decode();
+  Batch batch(engine, 1, context, "dense");
+  std::vector<double> seconds;
+  Timed()->Reset();
+  for (auto _ : state) seconds.push_back(SecondsOf([&] { batch.Decode(); }));
   const double bytes = static_cast<double>(engine.packed_bytes()) +
                        batch.BytesRead() / static_cast<double>(state.iterations());
-  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] = bytes / Median(seconds) * 1e-9;
   state.counters["limit GB/s"] = Bandwidth();
-  state.counters["tokens/s"] = Counter(1, Counter::kIsIterationInvariantRate);
+  state.counters["median ms"] = Median(seconds) * 1e3;
+  state.counters["tokens/s"] = 1 / Median(seconds);
+  Report(state, seconds);
 }
 
 /// Batch 8 against batch 1, at context 128, in turns.
@@ -180,11 +200,21 @@ void DecodeLong(State& state, Precision precision, const std::string& policy) {
 /// A prompt of 512 tokens.
 void Prefill(State& state, Precision precision) {
   DecoderEngine& engine = Engine(precision);
-  for (auto _ : state) Batch(engine, 1, 512, "h2o");  // Which takes no prefix from others.
-  state.counters["tokens/s"] = Counter(512, Counter::kIsIterationInvariantRate);
+  std::vector<double> seconds;
+  static int32_t next_first = 1;
+  Timed()->Reset();
+  for (auto _ : state) {
+    // Another beginning each time, lest it be taken from the text before.
+    seconds.push_back(SecondsOf([&] { Batch(engine, 1, 512, "dense", next_first++); }));
+  }
+  state.counters["median ms"] = Median(seconds) * 1e3;
+  state.counters["tokens/s"] = 512 / Median(seconds);
   // Multiply-adds of a layer's products, twice, and of causal attention.
   const double flops = 12 * (2.0 * 512 * 12 * 768 * 768 + 2.0 * 512 * 512 * 768);
-  state.counters["GFLOP/s"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] = flops / Median(seconds) * 1e-9;
+  const double peak = ProductPeak(*Timed(), precision);
+  if (peak > 0) state.counters["limit GFLOP/s"] = peak;
+  Report(state, seconds);
 }
 
 void Define() {
@@ -199,10 +229,13 @@ void Define() {
           ->UseRealTime();
     };
     const Precision p = precision;
+    for (const int32_t context : {128, 512}) {
+      add(
+          "Decode1x" + std::to_string(context),
+          [p, context](State& state) { DecodeOne(state, p, context); }, 50);
+    }
     add(
-        "Decode1", [p](State& state) { DecodeOne(state, p); }, 50);
-    add(
-        "Decode8", [p](State& state) { DecodeEight(state, p); }, 20);
+        "Decode8x128", [p](State& state) { DecodeEight(state, p); }, 20);
     add(
         "Prefill512", [p](State& state) { Prefill(state, p); }, 5);
     add(

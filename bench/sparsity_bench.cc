@@ -119,6 +119,10 @@ class TimedDevice final : public Device {
                                 Matrix codes, Matrix scales) override {
     return device_->EncodeLeadingOne(input, bits, group, codes, scales);
   }
+  absl::Status EncodeVectors(const VectorCodes& encoder, ConstMatrix x,
+                             std::span<const float> center, Matrix codes, Matrix scales) override {
+    return device_->EncodeVectors(encoder, x, center, codes, scales);
+  }
   absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
                              ScoreBlockBody body) override {
     return device_->PredictScores(operands, heads, body);

@@ -100,15 +100,22 @@ HWY_INLINE void FloatTiles(const float* HWY_RESTRICT a, size_t a_stride, const T
   }
 }
 
+/// A vector of packed B as int16.
+HWY_INLINE hn::Vec<hn::Repartition<int16_t, IntTag>> LoadPairs(const int8_t* b) {
+  const hn::Repartition<int16_t, IntTag> d16;
+  return hn::PromoteTo(d16, hn::LoadU(hn::Rebind<int8_t, decltype(d16)>(), b));
+}
+HWY_INLINE hn::Vec<hn::Repartition<int16_t, IntTag>> LoadPairs(const int16_t* b) {
+  return hn::LoadU(hn::Repartition<int16_t, IntTag>(), b);
+}
+
 /// A tile in integers, exact: A is 8-bit values in int16 pairs, k is even, and B holds for each
 /// pair of k its columns' two values side by side.
 template <size_t kRows, typename TB>
 HWY_INLINE void IntTile(const int16_t* HWY_RESTRICT a, size_t a_stride, const TB* HWY_RESTRICT b,
                         size_t k, bool accumulate, int32_t* HWY_RESTRICT c, size_t c_stride) {
-  static_assert(sizeof(TB) == 1);
   const IntTag d;
   const hn::Repartition<int16_t, IntTag> d16;
-  const hn::Rebind<int8_t, decltype(d16)> d8;
   const size_t lanes = hn::Lanes(d);
   // The second sum is unused where the instruction adds both halves of a pair at once (x86).
   hn::Vec<IntTag> sum[kRows][2], other[kRows][2];
@@ -119,8 +126,8 @@ HWY_INLINE void IntTile(const int16_t* HWY_RESTRICT a, size_t a_stride, const TB
   for (size_t i = 0; i < k; i += 2) {
     const TB* pair = b + i * 2 * lanes;
     PrefetchB(pair);
-    const auto b0 = hn::PromoteTo(d16, hn::LoadU(d8, pair));
-    const auto b1 = hn::PromoteTo(d16, hn::LoadU(d8, pair + 2 * lanes));
+    const auto b0 = LoadPairs(pair);
+    const auto b1 = LoadPairs(pair + 2 * lanes);
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r) {
       int32_t both;

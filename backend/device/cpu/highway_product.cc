@@ -14,8 +14,9 @@ HWY_BEFORE_NAMESPACE();
 namespace thresher::HWY_NAMESPACE {
 namespace {
 
-// A tile's slice of B, kBlock deep, stays in the first-level cache while the rows pass by it.
-constexpr size_t kBlock = 256;
+// A tile's slice of B, so deep, stays in the first-level cache while the rows pass by it.
+template <typename TB>
+constexpr size_t kBlock = sizeof(TB) == 1 ? 512 : 256;
 // Up to so many rows the reading of B is what takes the time: it is read once, from its beginning
 // to its end, as memory is fastest.
 constexpr size_t kFewRows = 2 * kTileRows;
@@ -46,6 +47,22 @@ HWY_NOINLINE size_t MultiplyRows(const float* a, size_t a_stride,
   return n;
 }
 
+/// A slice of B as what the tiles multiply, for rows that would each make it so once more.
+void WidenTile(const uint16_t* tile, size_t count, float* out) {
+  const FloatTag d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t i = 0; i < count; i += 2 * lanes) {
+    hn::Vec<FloatTag> b0, b1;
+    LoadB(tile + i, b0, b1);
+    hn::Store(b0, d, out + i);
+    hn::Store(b1, d, out + i + lanes);
+  }
+}
+void WidenTile(const int8_t* tile, size_t count, int16_t* out) {
+  const hn::Repartition<int16_t, IntTag> d;
+  for (size_t i = 0; i < count; i += hn::Lanes(d)) hn::Store(LoadPairs(tile + i), d, out + i);
+}
+
 template <typename TA, typename TB, typename TC>
 void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const ColumnRange> columns,
                    const TB* b, size_t k, size_t cols, TC* c, size_t c_stride) {
@@ -62,16 +79,27 @@ void MultiplyPanel(const TA* a, size_t a_stride, size_t rows, std::span<const Co
     bool begun = false;
     for (const ColumnRange& range : columns) {
       const auto end = static_cast<size_t>(range.end);
-      for (auto k0 = static_cast<size_t>(range.begin); k0 < end; k0 += kBlock) {
-        const size_t depth = std::min(kBlock, end - k0);
+      for (auto k0 = static_cast<size_t>(range.begin); k0 < end; k0 += kBlock<TB>) {
+        const size_t depth = std::min(kBlock<TB>, end - k0);
         for (size_t n = first; n < std::min(cols, first + group); n += tile_cols) {
           const TB* tile = b + n * k + k0 * tile_cols;
-          for (size_t m = 0; m < rows;) {
-            const size_t height = NextTileRows(rows - m);
-            TileOfRows(height, a + m * a_stride + k0, a_stride, tile, depth, begun,
-                       c + m * c_stride + n, c_stride);
-            m += height;
+          const auto pass_rows = [&](const auto* slice) HWY_ATTR {
+            for (size_t m = 0; m < rows;) {
+              const size_t height = NextTileRows(rows - m);
+              TileOfRows(height, a + m * a_stride + k0, a_stride, slice, depth, begun,
+                         c + m * c_stride + n, c_stride);
+              m += height;
+            }
+          };
+          if constexpr (sizeof(TB) < sizeof(TA)) {
+            if (rows > kFewRows) {
+              HWY_ALIGN TA widened[kBlock<TB> * 2 * HWY_MAX_BYTES / sizeof(float)];
+              WidenTile(tile, depth * tile_cols, widened);
+              pass_rows(widened);
+              continue;
+            }
           }
+          pass_rows(tile);
         }
         begun = true;
       }
