@@ -63,6 +63,12 @@ PruningMetrics::PruningMetrics(const MetricsOptions& options, prometheus::Regist
       sink_heads_(Histograms("thresher_attention_sink_heads_share",
                              "Share of heads, over layers, that give the first token more than "
                              "0.3 in the mean, of each measured sequence.")),
+      collapsed_heads_(Histograms("thresher_attention_collapsed_heads_share",
+                                  "Share of heads, over layers, whose entropy is at most a quarter "
+                                  "of the largest head's, of each measured sequence.")),
+      overloaded_heads_(Histograms("thresher_attention_overloaded_heads_share",
+                                   "Share of heads, over layers, whose entropy is above three "
+                                   "quarters of the largest head's, of each measured sequence.")),
       elastic_(Histograms("thresher_elastic_level",
                           "Share of its allowed quality loss that each call was given, under "
                           "--elastic: 0 is dense.")),
@@ -123,6 +129,8 @@ void PruningMetrics::OnReport(std::string_view model, std::string_view policy,
   if (!report.has_attention_entropy()) return;
   ModelSeries& measured = UseModel(model);
   measured.entropy->Observe(report.attention_entropy());
+  measured.collapsed_heads->Observe(report.collapsed_heads());
+  measured.overloaded_heads->Observe(report.overloaded_heads());
   if (!report.has_sink_share()) return;
   measured.sink_share->Observe(report.sink_share());
   measured.sink_heads->Observe(report.sink_heads());
@@ -168,6 +176,8 @@ PruningMetrics::ModelSeries& PruningMetrics::UseModel(std::string_view model) {
   series.entropy = &entropy_.Add(labels, kNats);
   series.sink_share = &sink_share_.Add(labels, kShares);
   series.sink_heads = &sink_heads_.Add(labels, kShares);
+  series.collapsed_heads = &collapsed_heads_.Add(labels, kShares);
+  series.overloaded_heads = &overloaded_heads_.Add(labels, kShares);
   return series;
 }
 

@@ -64,6 +64,8 @@ class PruningMetrics {
     prometheus::Histogram* entropy = nullptr;
     prometheus::Histogram* sink_share = nullptr;
     prometheus::Histogram* sink_heads = nullptr;
+    prometheus::Histogram* collapsed_heads = nullptr;
+    prometheus::Histogram* overloaded_heads = nullptr;
     prometheus::Histogram* elastic = nullptr;         // Made with its first call.
     std::array<prometheus::Counter*, 4> shadow = {};  // By ShadowOutcome; made with the first
     prometheus::Histogram* drift = nullptr;           // check, as is this.
@@ -90,6 +92,8 @@ class PruningMetrics {
   prometheus::Family<prometheus::Histogram>& entropy_;
   prometheus::Family<prometheus::Histogram>& sink_share_;
   prometheus::Family<prometheus::Histogram>& sink_heads_;
+  prometheus::Family<prometheus::Histogram>& collapsed_heads_;
+  prometheus::Family<prometheus::Histogram>& overloaded_heads_;
   prometheus::Family<prometheus::Histogram>& elastic_;
   prometheus::Family<prometheus::Counter>& shadow_;
   prometheus::Family<prometheus::Histogram>& drift_;

@@ -24,6 +24,8 @@ void Account(Metrics& metrics, std::string_view model, const std::string& policy
   report->clear_attention_entropy();
   report->clear_sink_share();
   report->clear_sink_heads();
+  report->clear_collapsed_heads();
+  report->clear_overloaded_heads();
 }
 
 }  // namespace thresher

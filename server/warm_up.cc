@@ -41,8 +41,7 @@ absl::Status WarmUpDecoder(DecoderEngine& engine) {
     for (Text& text : some) {
       parts.push_back({.text = text.cache.get(),
                        .ids = prompt ? text.prompt : std::span(text.prompt).first(1),
-                       .prompt = prompt,
-                       .prompt_ends = prompt,
+                       .prompt_tokens = prompt ? static_cast<int32_t>(text.prompt.size()) : 0,
                        .logits = StepPart::Logits::kLast});
     }
     return engine.Step(parts, [](size_t, int32_t, std::span<const float>) {});

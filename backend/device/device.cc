@@ -72,6 +72,13 @@ absl::Status Device::EncodeLeadingOne(const LeadingOneInput& input, int32_t bits
   return absl::OkStatus();
 }
 
+absl::Status Device::EncodeVectors(const VectorCodes& encoder, ConstMatrix x,
+                                   std::span<const float> center, Matrix codes, Matrix scales) {
+  THRESHER_RETURN_IF_ERROR(CheckVectorCodes(encoder, x, center, codes, scales));
+  encoder.Encode(x, center, 0, x.rows, codes, scales);
+  return absl::OkStatus();
+}
+
 absl::Status Device::PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
                                    ScoreBlockBody body) {
   THRESHER_RETURN_IF_ERROR(CheckPrediction(operands, heads));
@@ -81,14 +88,13 @@ absl::Status Device::PredictScores(const ScoreOperands& operands, std::span<cons
   for (const int32_t head : heads) {
     const int64_t kv_head = head / group;
     for (int64_t i = 0; i < rows; ++i) {
-      const float* const q = operands.query_codes.row(i) + int64_t{head} * operands.head_dim;
+      const float* const q = operands.query_codes.row(i) + int64_t{head} * operands.width;
       for (int64_t j = 0; j < rows; ++j) {
-        const float* const k = operands.key_codes.row(j) + kv_head * operands.head_dim;
+        const float* const k = operands.key_codes.row(j) + kv_head * operands.width;
         float sum = 0.0f;
-        for (int32_t d = 0; d < operands.head_dim; ++d) sum += q[d] * k[d];
-        scores.view().row(i)[j] =
-            sum * (kMantissaCorrection * operands.scale * operands.query_scales.row(i)[head] *
-                   operands.key_scales.row(j)[kv_head]);
+        for (int32_t d = 0; d < operands.width; ++d) sum += q[d] * k[d];
+        scores.view().row(i)[j] = sum * (operands.factor * operands.query_scales.row(i)[head] *
+                                         operands.key_scales.row(j)[kv_head]);
       }
     }
     body(head, 0, scores.view());
@@ -151,6 +157,10 @@ absl::Status Device::StoreKeysValues(const KvLayout& layout, int32_t layer, Cons
                     layout.keys(page, layer, h));
         StoreValueRow(layout, value.row(row) + column, slot % kKvPageTokens,
                       layout.values(page, layer, h));
+        if (layout.format().stretch > 0) {
+          BoundKeys(layout, layout.keys(page, layer, h), slot % kKvPageTokens,
+                    slot % kKvPageTokens + 1, layout.bounds(page, layer, h));
+        }
       }
     }
   }

@@ -30,6 +30,7 @@
 #include "backend/device/eager_prediction.h"
 #include "backend/device/kv_cache.h"
 #include "backend/device/plan.h"
+#include "backend/device/vector_codes.h"
 #include "backend/tensor/matrix.h"
 #include "backend/tensor/mutex.h"
 
@@ -152,6 +153,9 @@ class Device {
   /// [rows, cols / group], of the whole input.
   virtual absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
                                         Matrix codes, Matrix scales);
+  /// The codes of vector_codes.h: encoder.Encode of the whole input.
+  virtual absl::Status EncodeVectors(const VectorCodes& encoder, ConstMatrix x,
+                                     std::span<const float> center, Matrix codes, Matrix scales);
   /// Calls `body` once for each block of queries of each of `heads`, in no order, perhaps on
   /// several threads at once. The sums are exact, so that devices agree bit for bit.
   virtual absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,

@@ -31,6 +31,8 @@ namespace thresher {
 
 /// 1 / ln(2)^2: for the two factors of one product.
 inline constexpr float kMantissaCorrection = 2.0813689810056077f;
+/// 1 / ln(2): where only one factor lost its mantissa.
+inline constexpr float kOneMantissaCorrection = 1.4426950408889634f;
 
 /// A matrix of leading-one codes: element (i, j) stands for codes(i, j) * scale(i, j / group).
 struct LeadingOneMatrix {
@@ -74,14 +76,15 @@ struct LeadingOneInput {
 void EncodeLeadingOneRows(const LeadingOneInput& input, int32_t bits, int64_t group, int64_t first,
                           int64_t count, Matrix codes, Matrix scales);
 
-/// Encoded Q^ and K^ of one sequence.
+/// Encoded Q and K of one sequence, whatever their code (prediction.h): the score of a query and a
+/// key is factor * query_scale * key_scale * (query code . key code), multiplied in that order.
 struct ScoreOperands {
-  ConstMatrix query_codes;   // [rows, heads * head_dim]
+  ConstMatrix query_codes;   // [rows, heads * width]
   ConstMatrix query_scales;  // [rows, heads]
-  ConstMatrix key_codes;     // [rows, kv_heads * head_dim]
+  ConstMatrix key_codes;     // [rows, kv_heads * width]
   ConstMatrix key_scales;    // [rows, kv_heads]
-  int32_t head_dim = 0;
-  float scale = 1.0f;
+  int32_t width = 0;         // Of a head's code.
+  float factor = 1.0f;
 };
 /// Receives the predicted scores of queries [first_query, first_query + scores.rows) of a head,
 /// over all keys. They live during the call only. It must not throw.

@@ -31,6 +31,9 @@ float ScaleOf(const KeyPlanes& planes, const float* row, int32_t dim) {
   return largest / static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
 }
 
+/// NaN if one of them is.
+float Lesser(float a, float b) { return std::isnan(a) || a <= b ? a : b; }
+
 int32_t Quantize(const KeyPlanes& planes, float value, float scale) {
   if (!(scale > 0.0f) || std::isinf(scale)) return 0;
   const auto limit = static_cast<float>((1 << (planes.msb_bits + planes.lsb_bits - 1)) - 1);
@@ -45,7 +48,10 @@ KvLayout::KvLayout(const KvFormat& format, int32_t layers, int32_t kv_heads, int
   const size_t plain = rows * value_bytes();
   key_block_ = RoundUp(format.planes ? rows * (upper_key_bytes() + lower_key_bytes()) : plain);
   value_block_ = RoundUp(plain);
-  page_bytes_ = static_cast<size_t>(layers) * kv_heads * (key_block_ + value_block_);
+  if (format.stretch > 0) {
+    bound_block_ = RoundUp(static_cast<size_t>(kKvPageTokens / format.stretch) * bound_bytes());
+  }
+  page_bytes_ = static_cast<size_t>(layers) * kv_heads * (key_block_ + value_block_ + bound_block_);
 }
 
 size_t KvLayout::upper_key_bytes() const {
@@ -101,6 +107,40 @@ void LoadKeyRow(const KvLayout& layout, const std::byte* block, int32_t slot, bo
 void LoadValueRow(const KvLayout& layout, const std::byte* block, int32_t slot, float* row) {
   ToFloat(layout.format().element, block + static_cast<size_t>(slot) * layout.value_bytes(),
           static_cast<size_t>(layout.head_dim()), row);
+}
+
+void BoundKeys(const KvLayout& layout, const std::byte* key_block, int32_t first, int32_t last,
+               std::byte* bound_block) {
+  const int32_t dim = layout.head_dim();
+  std::vector<float> row(dim), least(dim), greatest(dim);
+  for (int32_t slot = first; slot < last;) {
+    const int32_t stretch = slot / layout.format().stretch;
+    const int32_t begin = stretch * layout.format().stretch;
+    if (slot > begin) {
+      LoadBounds(layout, bound_block, stretch, least.data(), greatest.data());
+    } else {
+      LoadKeyRow(layout, key_block, slot++, false, least.data());
+      greatest = least;
+    }
+    for (; slot < std::min(last, begin + layout.format().stretch); ++slot) {
+      LoadKeyRow(layout, key_block, slot, false, row.data());
+      for (int32_t d = 0; d < dim; ++d) {
+        least[d] = Lesser(least[d], row[d]);
+        greatest[d] = -Lesser(-greatest[d], -row[d]);
+      }
+    }
+    std::byte* const to = bound_block + static_cast<size_t>(stretch) * layout.bound_bytes();
+    StoreElements(layout.format().element, least.data(), dim, to);
+    StoreElements(layout.format().element, greatest.data(), dim, to + layout.value_bytes());
+  }
+}
+
+void LoadBounds(const KvLayout& layout, const std::byte* bound_block, int32_t stretch, float* least,
+                float* greatest) {
+  const auto dim = static_cast<size_t>(layout.head_dim());
+  const std::byte* const from = bound_block + static_cast<size_t>(stretch) * layout.bound_bytes();
+  ToFloat(layout.format().element, from, dim, least);
+  ToFloat(layout.format().element, from + layout.value_bytes(), dim, greatest);
 }
 
 void CopySlot(const KvLayout& layout, int32_t layer, int32_t head, std::byte* from_page,

@@ -16,6 +16,13 @@
 // (0 for a row of zeros); upper = q >> lsb (arithmetic shift: toward minus infinity), lower = the
 // low lsb bits; the float is s. Upper planes read alone mean s * (upper << lsb).
 //
+// Keys that are elements may have **bounds** (Quest, arXiv 2406.10774): for each **stretch** of a
+// few slots (what Quest calls a page) the least and the greatest of each element of its keys, so
+// that no key of the stretch has a score above sum over d of max(q_d * least_d, q_d * greatest_d).
+// They follow the V block:
+//
+//   bounds of the stretches of a page, of each: least [head_dim], then greatest [head_dim]
+//
 // Blocks begin at multiples of 64 bytes, and so must pages. Pages know nothing of sequences: who
 // may write is the caller's business (backend/engine/kv_cache.h).
 #ifndef THRESHER_BACKEND_DEVICE_KV_CACHE_H_
@@ -49,6 +56,9 @@ struct KvFormat {
   /// Keys are kept as they were before rotation, and rotated as they are read, to where they stand
   /// in the cache (StreamingLLM). Otherwise they are kept rotated.
   bool rotate_on_read = false;
+  /// Slots of a stretch, a divisor of kKvPageTokens; 0: keys have no bounds. Only of keys that are
+  /// elements, kept rotated, and never written a second time.
+  int32_t stretch = 0;
   friend bool operator==(const KvFormat&, const KvFormat&) = default;
 };
 
@@ -72,13 +82,21 @@ class KvLayout {
   size_t value_bytes() const {
     return static_cast<size_t>(head_dim_) * ElementSize(format_.element);
   }
+  /// And one stretch's bounds.
+  size_t bound_bytes() const { return 2 * value_bytes(); }
+  /// Stretches that so many slots lie in.
+  int32_t Stretches(int32_t slots) const { return (slots + format_.stretch - 1) / format_.stretch; }
 
   /// The K and V blocks of a layer and head within `page`.
   std::byte* keys(std::byte* page, int32_t layer, int32_t head) const {
-    return page + (static_cast<size_t>(layer) * kv_heads_ + head) * (key_block_ + value_block_);
+    return page + (static_cast<size_t>(layer) * kv_heads_ + head) *
+                      (key_block_ + value_block_ + bound_block_);
   }
   std::byte* values(std::byte* page, int32_t layer, int32_t head) const {
     return keys(page, layer, head) + key_block_;
+  }
+  std::byte* bounds(std::byte* page, int32_t layer, int32_t head) const {
+    return values(page, layer, head) + value_block_;
   }
   /// Within a K block of planes.
   size_t lower_offset() const { return static_cast<size_t>(kKvPageTokens) * head_dim_; }
@@ -91,6 +109,7 @@ class KvLayout {
   int32_t head_dim_ = 0;
   size_t key_block_ = 0;
   size_t value_block_ = 0;
+  size_t bound_block_ = 0;
   size_t page_bytes_ = 0;
 };
 
@@ -101,7 +120,15 @@ void StoreValueRow(const KvLayout& layout, const float* row, int32_t slot, std::
 void LoadKeyRow(const KvLayout& layout, const std::byte* block, int32_t slot, bool upper_only,
                 float* row);
 void LoadValueRow(const KvLayout& layout, const std::byte* block, int32_t slot, float* row);
-/// Copies the slot's K and V of one layer and head to another place of the same layout.
+/// Makes the bounds of one layer and head in one page hold its keys in slots [first, last), which
+/// have just been stored: a stretch's first slot begins it anew. A NaN among the keys stays.
+void BoundKeys(const KvLayout& layout, const std::byte* key_block, int32_t first, int32_t last,
+               std::byte* bound_block);
+/// Reads the bounds of stretch `stretch` of a page.
+void LoadBounds(const KvLayout& layout, const std::byte* bound_block, int32_t stretch, float* least,
+                float* greatest);
+/// Copies the slot's K and V of one layer and head to another place of the same layout; bounds
+/// are not made.
 void CopySlot(const KvLayout& layout, int32_t layer, int32_t head, std::byte* from_page,
               int32_t from_slot, std::byte* to_page, int32_t to_slot);
 
@@ -143,12 +170,27 @@ struct CachedSequence {
   // Rules, as in SequencePlan, of a decode row: a prompt row reads every V, and every bit of K.
   double value_keep = 1.0;
   double refetch_threshold = 0.0;  // With planes: below it a row's keys are read in full.
+  /// With bounds: in each KV head the row reads so many stretches alone, the newest slot's and
+  /// those whose bound is largest (of equals the first; of heads that share K the larger counts).
+  /// 0: all. Not beside `reads` or want_sums.
+  int32_t read_stretches = 0;
   bool want_sums = false;
+  int32_t sums_from = 0;  // The first of the rows that sums are of.
 
   /// Where the K and V of row `row` go in one layer and KV head.
   int32_t SlotOf(const KvLayout& layout, int32_t layer, int32_t kv_head, int32_t row) const {
     if (new_slots.empty()) return slots - rows + row;
     return new_slots[static_cast<size_t>(layer) * layout.kv_heads() + kv_head];
+  }
+  /// Whether stretches are chosen: not if all would be.
+  bool ChoosesStretches(const KvLayout& layout) const {
+    return read_stretches > 0 && read_stretches < layout.Stretches(slots);
+  }
+  /// Slots that a decode row reads in each KV head.
+  int32_t SlotsRead(const KvLayout& layout) const {
+    if (!reads.empty()) return static_cast<int32_t>(reads.size());
+    if (!ChoosesStretches(layout)) return slots;
+    return slots - (layout.Stretches(slots) - read_stretches) * layout.format().stretch;
   }
 };
 
@@ -158,12 +200,15 @@ struct CachedRecord {
   /// heads of the probability, each rounded to a whole number of 2^-24. Whole, so that the sum
   /// over chunks of a prompt doesn't depend on how it was cut.
   std::vector<int64_t> sums;
+  /// Where stretches were chosen: which, ascending, [kv_heads][read_stretches].
+  std::vector<int32_t> stretches;
   int64_t rows = 0;  // Softmax rows.
   int64_t refetched_rows = 0;
   int64_t scores = 0;
   int64_t refetched_scores = 0;
+  int64_t bounds = 0;  // Of scores, that were made to choose stretches.
   int64_t values = 0;
-  int64_t bytes = 0;  // Of K and V that were read; heads that share K and V read them once.
+  int64_t bytes = 0;  // Of K, bounds and V that were read; heads that share them read them once.
 };
 inline constexpr double kProbabilityUnit = 0x1p-24;
 

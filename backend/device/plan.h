@@ -73,9 +73,30 @@ struct ProgressiveQuantization {
   friend bool operator==(const ProgressiveQuantization&, const ProgressiveQuantization&) = default;
 };
 
+/// ACT's attention calibration (ICML 2024, "Unveiling and Harnessing Hidden Attention Sinks"). In
+/// each of `heads`, from that head's whole map of probabilities P of this sequence:
+///
+///   mean of key j: the mean over the queries that see it of P(i, j)
+///   sinks: the keys whose mean is above `threshold` (relative: above threshold / keys), but for
+///   the first of them, which is left as it is; then, for every query i,
+///   P(i, j) *= beta for each sink j, and what that took away goes to the keys that are no sinks
+///   (the first sink among them), in proportion to their P(i, j).
+///
+/// Rows still sum to 1. A row all of whose probability is on sinks stays as it was. What follows
+/// (statistics, which V rows are read, the output) is of the calibrated probabilities.
+struct AttentionCalibration {
+  std::vector<int32_t> heads;  // Ascending; those that do not run are passed over.
+  double threshold = 0.1;
+  bool relative = false;
+  double beta = 0.4;
+
+  friend bool operator==(const AttentionCalibration&, const AttentionCalibration&) = default;
+};
+
 /// What a policy wants back from the attention. Nothing asked for costs nothing.
 struct WantedStatistics {
   bool column_sums = false;   // For each key: sum over heads and queries of the probability.
+  bool self_sums = false;     // For each query: sum over heads of its probability of its own key.
   bool head_l1 = false;       // For each head: sum over queries and dimensions of |output|.
   bool distribution = false;  // Entropy and first-token shares (sink_sums), for metrics.
 
@@ -88,13 +109,24 @@ struct SequencePlan {
   std::optional<std::vector<int32_t>> heads;  // Heads that run; the others' output is zero.
   /// Rows of heads that do not run mean nothing. A query that runs has at least one candidate.
   std::optional<CandidateMask> candidates;
+  /// The candidates were chosen when Q, K and V were there already: they say what is scored, not
+  /// which rows are generated.
+  bool candidates_from_scores = false;
   /// Rows whose Q is not generated: the query's output is V row one_hot[h][i] (>= 0).
   /// Empty, or [heads][queries] with -1 where the query runs.
   std::vector<int32_t> one_hot;
   // Rules.
   /// Share of the keys that the query sees whose V row each query and head reads (rounded up).
   double value_keep = 1.0;
+  /// MNNFast (ISCA 2019), zero-skipping: of these, V rows whose probability is below this are not
+  /// read; they add nothing, and nothing is renormalised. Within [0, 1]; a row that reads none has
+  /// the output zero.
+  double value_threshold = 0.0;
   std::optional<ProgressiveQuantization> quantization;
+  std::optional<AttentionCalibration> calibration;
+  /// ToMe (ICLR 2023), proportional attention: how many tokens each row stands for; the logarithm
+  /// is added to the scores of its key. Empty (all 1), or one for each key, 1 or more.
+  std::vector<float> token_sizes;
   WantedStatistics wanted;
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
@@ -105,11 +137,12 @@ struct SequencePlan {
 
 /// What the attention of one sequence did, and the statistics that the plan asked for.
 struct AttentionRecord {
-  std::vector<double> column_sums;  // [keys]
-  std::vector<double> head_l1;      // [heads]; zero for heads that did not run.
-  std::vector<double> sink_sums;    // [heads]: over its softmax rows, the probability of key 0.
-  double entropy_sum = 0;           // Over softmax rows: the row's entropy, in nats.
-  int64_t rows = 0;                 // Softmax rows that ran: heads x queries, less one-hot ones.
+  std::vector<double> column_sums;   // [keys]
+  std::vector<double> self_sums;     // [queries]; a one-hot query of its own key counts 1.
+  std::vector<double> head_l1;       // [heads]; zero for heads that did not run.
+  std::vector<double> sink_sums;     // [heads]: over its softmax rows, the probability of key 0.
+  std::vector<double> entropy_sums;  // [heads]: over its softmax rows, the row's entropy, in nats.
+  int64_t rows = 0;                  // Softmax rows that ran: heads x queries, less one-hot ones.
   int64_t refetched_rows = 0;
   int64_t scores = 0;            // q.k pairs scored; a refetched pair counts once.
   int64_t refetched_scores = 0;  // Those of them scored again in full width.

@@ -1,7 +1,9 @@
 #include "backend/device/plan_rows.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <string_view>
 
 #include "backend/tensor/status.h"
 
@@ -34,12 +36,35 @@ void ForEachWordInSight(const CandidateMask& mask, int32_t head, int32_t query, 
   }
 }
 
-absl::Status CheckHeads(const std::vector<int32_t>& heads, int32_t count) {
-  if (heads.empty()) return InvalidArgument("plan.heads: empty; at least one head must run");
+absl::Status CheckHeads(std::string_view field, const std::vector<int32_t>& heads, int32_t count) {
   for (size_t i = 0; i < heads.size(); ++i) {
     if (heads[i] < 0 || heads[i] >= count || (i > 0 && heads[i] <= heads[i - 1])) {
-      return InvalidArgument("plan.heads[{}]: {}; expected ascending numbers below {}", i, heads[i],
+      return InvalidArgument("{}[{}]: {}; expected ascending numbers below {}", field, i, heads[i],
                              count);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCalibration(const AttentionCalibration& calibration, int32_t heads) {
+  THRESHER_RETURN_IF_ERROR(CheckHeads("plan.calibration.heads", calibration.heads, heads));
+  const auto [unused, threshold, relative, beta] = calibration;
+  if (!(threshold >= 0 && std::isfinite(threshold))) {
+    return InvalidArgument("plan.calibration.threshold: {}; expected 0 or more", threshold);
+  }
+  if (!(beta >= 0 && beta <= 1)) {
+    return InvalidArgument("plan.calibration.beta: {}; expected [0, 1]", beta);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSizes(const std::vector<float>& sizes, int32_t keys) {
+  if (!sizes.empty() && sizes.size() != static_cast<size_t>(keys)) {
+    return InvalidArgument("plan.token_sizes: {} entries; expected none or {}", sizes.size(), keys);
+  }
+  for (size_t j = 0; j < sizes.size(); ++j) {
+    if (!(sizes[j] >= 1 && std::isfinite(sizes[j]))) {
+      return InvalidArgument("plan.token_sizes[{}]: {}; expected 1 or more", j, sizes[j]);
     }
   }
   return absl::OkStatus();
@@ -48,6 +73,9 @@ absl::Status CheckHeads(const std::vector<int32_t>& heads, int32_t count) {
 absl::Status CheckRules(const SequencePlan& plan) {
   if (!(plan.value_keep > 0 && plan.value_keep <= 1)) {
     return InvalidArgument("plan.value_keep: {}; expected (0, 1]", plan.value_keep);
+  }
+  if (!(plan.value_threshold >= 0 && plan.value_threshold <= 1)) {
+    return InvalidArgument("plan.value_threshold: {}; expected [0, 1]", plan.value_threshold);
   }
   if (!plan.quantization) return absl::OkStatus();
   const auto [msb, lsb, threshold] = *plan.quantization;
@@ -64,8 +92,17 @@ absl::Status CheckRules(const SequencePlan& plan) {
 }  // namespace
 
 absl::Status CheckPlan(const SequencePlan& plan, const AttentionExtent& extent) {
-  if (plan.heads) THRESHER_RETURN_IF_ERROR(CheckHeads(*plan.heads, extent.heads));
+  if (plan.heads) {
+    if (plan.heads->empty()) {
+      return InvalidArgument("plan.heads: empty; at least one head must run");
+    }
+    THRESHER_RETURN_IF_ERROR(CheckHeads("plan.heads", *plan.heads, extent.heads));
+  }
   THRESHER_RETURN_IF_ERROR(CheckRules(plan));
+  if (plan.calibration) {
+    THRESHER_RETURN_IF_ERROR(CheckCalibration(*plan.calibration, extent.heads));
+  }
+  THRESHER_RETURN_IF_ERROR(CheckSizes(plan.token_sizes, extent.keys));
   const size_t query_rows = static_cast<size_t>(extent.heads) * extent.queries;
   if (!plan.one_hot.empty() && plan.one_hot.size() != query_rows) {
     return InvalidArgument("plan.one_hot: {} entries; expected none or {} heads x {} queries",
@@ -118,7 +155,7 @@ GeneratedRows RowsToGenerate(const SequencePlan& plan, const AttentionExtent& ex
         continue;
       }
       rows.query[static_cast<size_t>(h) * extent.queries + i] = 1;
-      if (!plan.candidates) {
+      if (!plan.candidates || plan.candidates_from_scores) {
         read_by_all = std::max(read_by_all, extent.visible(i));
         continue;
       }

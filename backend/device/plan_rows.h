@@ -34,7 +34,8 @@ struct GeneratedRows {
 absl::Status CheckPlan(const SequencePlan& plan, const AttentionExtent& extent);
 
 /// The union over queries (and, for K and V, over the heads that share them) of what a plan that
-/// passed CheckPlan reads. Local value pruning decides later and does not shrink it.
+/// passed CheckPlan reads. What is decided later (candidates from scores, local value pruning) does
+/// not shrink it.
 GeneratedRows RowsToGenerate(const SequencePlan& plan, const AttentionExtent& extent);
 
 }  // namespace thresher

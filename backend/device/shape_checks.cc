@@ -128,17 +128,36 @@ absl::Status CheckEncoding(const LeadingOneInput& input, int32_t bits, int64_t g
   return absl::OkStatus();
 }
 
+absl::Status CheckVectorCodes(const VectorCodes& encoder, ConstMatrix x,
+                              std::span<const float> center, ConstMatrix codes,
+                              ConstMatrix scales) {
+  const int64_t heads = scales.cols;
+  if (encoder.width() <= 0 || encoder.width() > encoder.head_dim()) {
+    return InvalidArgument("encode: codes of {} elements from {}", encoder.width(),
+                           encoder.head_dim());
+  }
+  if (x.cols != heads * encoder.head_dim() || codes.rows != x.rows || scales.rows != x.rows ||
+      codes.cols != heads * encoder.width() || (encoder.heads() > 0 && encoder.heads() != heads) ||
+      (!center.empty() && static_cast<int64_t>(center.size()) != x.cols)) {
+    return InvalidArgument(
+        "encode: x {}x{}, center of {}, codes {}x{}, scales {}x{}, heads of {} coded by {}", x.rows,
+        x.cols, center.size(), codes.rows, codes.cols, scales.rows, scales.cols, encoder.head_dim(),
+        encoder.width());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPrediction(const ScoreOperands& operands, std::span<const int32_t> heads) {
-  const auto& [query_codes, query_scales, key_codes, key_scales, head_dim, scale] = operands;
+  const auto& [query_codes, query_scales, key_codes, key_scales, width, factor] = operands;
   const int64_t rows = query_codes.rows;
-  if (head_dim <= 0 || query_scales.rows != rows || key_codes.rows != rows ||
-      key_scales.rows != rows || query_codes.cols != query_scales.cols * head_dim ||
-      key_codes.cols != key_scales.cols * head_dim || key_scales.cols <= 0 ||
+  if (width <= 0 || query_scales.rows != rows || key_codes.rows != rows ||
+      key_scales.rows != rows || query_codes.cols != query_scales.cols * width ||
+      key_codes.cols != key_scales.cols * width || key_scales.cols <= 0 ||
       query_scales.cols % key_scales.cols != 0) {
     return InvalidArgument(
-        "predict: query {}x{} (scales {}x{}), key {}x{} (scales {}x{}), head_dim {}", rows,
+        "predict: query {}x{} (scales {}x{}), key {}x{} (scales {}x{}), width {}", rows,
         query_codes.cols, query_scales.rows, query_scales.cols, key_codes.rows, key_codes.cols,
-        key_scales.rows, key_scales.cols, head_dim);
+        key_scales.rows, key_scales.cols, width);
   }
   for (const int32_t head : heads) {
     if (head < 0 || head >= query_scales.cols) {
@@ -223,6 +242,14 @@ absl::Status CheckCaches(const KvLayout& layout, int32_t layer, int64_t rows,
   if (layer < 0 || layer >= layout.layers()) {
     return InvalidArgument("cache: layer {} of {}", layer, layout.layers());
   }
+  const KvFormat& format = layout.format();
+  if (format.stretch < 0 || (format.stretch > 0 && (kKvPageTokens % format.stretch != 0 ||
+                                                    format.planes || format.rotate_on_read))) {
+    return InvalidArgument(
+        "cache: bounds of {} keys each; expected a divisor of {}, and keys that are elements and "
+        "kept rotated",
+        format.stretch, kKvPageTokens);
+  }
   const size_t places = static_cast<size_t>(layout.layers()) * layout.kv_heads();
   for (size_t s = 0; s < sequences.size(); ++s) {
     const CachedSequence& sequence = sequences[s];
@@ -235,6 +262,9 @@ absl::Status CheckCaches(const KvLayout& layout, int32_t layer, int64_t rows,
                              sequence.pages.size());
     }
     const bool placed = !sequence.new_slots.empty();
+    if (placed && format.stretch > 0) {
+      return InvalidArgument("cache {}: a key of a stretch that has bounds can't be replaced", s);
+    }
     if (placed && (!sequence.decode || sequence.new_slots.size() != places)) {
       return InvalidArgument("cache {}: {} places for a new token, expected {} of a decode row", s,
                              sequence.new_slots.size(), places);
@@ -287,6 +317,19 @@ absl::Status CheckCachedAttention(const CachedAttentionInput& input, ConstMatrix
         return InvalidArgument("cache {}: the slots to read must ascend within 0 .. {}", s,
                                sequence.slots - 1);
       }
+    }
+    const bool chooses = sequence.read_stretches != 0;
+    if (sequence.read_stretches < 0 ||
+        (chooses && (!sequence.decode || input.layout->format().stretch == 0 ||
+                     !sequence.reads.empty() || sequence.want_sums))) {
+      return InvalidArgument(
+          "cache {}: {} stretches to read; only a decode row of keys with bounds chooses them, "
+          "without a list and without sums",
+          s, sequence.read_stretches);
+    }
+    if (sequence.sums_from < 0 || sequence.sums_from > sequence.rows) {
+      return InvalidArgument("cache {}: sums from row {} of {}", s, sequence.sums_from,
+                             sequence.rows);
     }
     if (!rotates) continue;
     if (sequence.positions.size() != static_cast<size_t>(sequence.slots)) {

@@ -24,6 +24,8 @@ absl::Status CheckPlannedAttention(const AttentionInput& input,
 AttentionRecord DenseRecord(const AttentionShape& shape, int32_t rows, bool causal);
 absl::Status CheckEncoding(const LeadingOneInput& input, int32_t bits, int64_t group,
                            ConstMatrix codes, ConstMatrix scales);
+absl::Status CheckVectorCodes(const VectorCodes& encoder, ConstMatrix x,
+                              std::span<const float> center, ConstMatrix codes, ConstMatrix scales);
 /// Also finds heads out of range.
 absl::Status CheckPrediction(const ScoreOperands& operands, std::span<const int32_t> heads);
 absl::Status CheckLayerNorm(ConstMatrix x, ConstMatrix residual, std::span<const float> gamma,

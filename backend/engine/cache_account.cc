@@ -43,6 +43,7 @@ void CacheAccount::Add(int32_t layer, const CachedSequence& sequence, int32_t be
   Set(work.mutable_bytes(), shape_.kv_heads * seen * PlainBytes(layout_), record.bytes);
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
+  work.set_predicted_scores(record.bounds);
   AddWork(work, report_.mutable_total());
   if (sequence.decode) AddWork(work, report_.mutable_decode());
   if (!layers_.empty()) AddWork(work, &layers_[static_cast<size_t>(layer)]);

@@ -27,8 +27,10 @@ constexpr size_t kLogitRows = 32;
 int64_t PagesOf(int64_t slots) { return (slots + kKvPageTokens - 1) / kKvPageTokens; }
 
 KvFormat FormatOf(const CacheRules& rules, DType element, bool rotary) {
-  return {
-      .element = element, .planes = rules.planes, .rotate_on_read = rules.rotate_on_read && rotary};
+  return {.element = element,
+          .planes = rules.planes,
+          .rotate_on_read = rules.rotate_on_read && rotary,
+          .stretch = rules.stretch};
 }
 
 /// What begins the keys of the pages of one engine: no two engines share them.
@@ -94,9 +96,13 @@ class CachedText {
   /// Makes room for the part's tokens; what it adds to the batch is then in sequence().
   absl::Status Begin(const StepPart& part, int32_t first_row) {
     const auto rows = static_cast<int32_t>(part.ids.size());
+    if (part.prompt() && tokens_ + rows > part.prompt_tokens) {
+      return InvalidArgument("a chunk ends at token {} of a prompt of {}", tokens_ + rows,
+                             part.prompt_tokens);
+    }
     victims_.clear();
-    if (!part.prompt) run_->PlaceNew(slots_, &victims_);
-    if (!part.prompt && keys_read_) keys_read_->Place(tokens_, victims_);
+    if (!part.prompt()) run_->PlaceNew(slots_, &victims_);
+    if (!part.prompt() && keys_read_) keys_read_->Place(tokens_, victims_);
     if (victims_.empty()) slots_ += rows;
     while (static_cast<int64_t>(pages_.size()) < PagesOf(slots_)) {
       KvPage page = reservation_.Allocate(layout_.page_bytes());
@@ -105,16 +111,16 @@ class CachedText {
       }
       AddPage(std::move(page));
     }
-    if (part.prompt) prompt_.insert(prompt_.end(), part.ids.begin(), part.ids.end());
+    if (part.prompt()) prompt_.insert(prompt_.end(), part.ids.begin(), part.ids.end());
     sequence_ = {.first_row = first_row,
                  .rows = rows,
-                 .decode = !part.prompt,
+                 .decode = !part.prompt(),
                  .pages = bytes_,
                  .slots = slots_,
                  .new_slots = victims_};
     if (layout_.format().rotate_on_read) {
       positions_.clear();
-      if (part.prompt) {
+      if (part.prompt()) {
         positions_.resize(static_cast<size_t>(slots_));
         std::iota(positions_.begin(), positions_.end(), 0);
       } else {
@@ -122,9 +128,12 @@ class CachedText {
       }
       sequence_.positions = positions_;
     }
-    if (!part.prompt) {
+    if (!part.prompt()) {
       sequence_.value_keep = rules_.value_keep;
       sequence_.refetch_threshold = rules_.refetch_threshold;
+    } else if (rules_.prompt_sum_rows) {
+      sequence_.sums_from =
+          std::clamp(part.prompt_tokens - *rules_.prompt_sum_rows - tokens_, 0, rows);
     }
     return absl::OkStatus();
   }
@@ -138,21 +147,23 @@ class CachedText {
     reads_.clear();
     if (sequence_.decode) run_->ChooseReads(layer, slots_, &reads_);
     sequence_.reads = reads_;
-    sequence_.want_sums = run_->WantsSums(layer);
+    if (sequence_.decode) sequence_.read_stretches = run_->StretchesToRead(layer, slots_);
+    sequence_.want_sums = sequence_.sums_from < sequence_.rows && run_->WantsSums(layer);
     return sequence_;
   }
 
   void EndLayer(int32_t layer, const CachedRecord& record) {
     if (sequence_.want_sums) run_->AddSums(layer, slots_, record.sums);
     account_.Add(layer, sequence_, tokens_, record);
-    if (sequence_.decode && keys_read_) keys_read_->Read(layer, tokens_, sequence_);
+    if (sequence_.decode && keys_read_)
+      keys_read_->Read(layer, tokens_, layout_, sequence_, record);
   }
 
   absl::Status End(const StepPart& part, KvPool& pool) {
     tokens_ += sequence_.rows;
-    if (!part.prompt) return absl::OkStatus();
+    if (!part.prompt()) return absl::OkStatus();
     if (shares_pages()) RememberPages(pool);
-    if (!part.prompt_ends) return absl::OkStatus();
+    if (tokens_ < part.prompt_tokens) return absl::OkStatus();
     prompt_ = {};
     std::vector<std::vector<int32_t>> survivors;
     run_->EndPrompt(tokens_, &survivors);
@@ -309,9 +320,9 @@ absl::Status DecoderEngine::ValidatePrompt(std::span<const int32_t> ids) const {
 
 int32_t DecoderEngine::MaxTokens(const Policy* policy) const {
   // Where positions are those within the cache, a text that evicts need not end.
-  const bool unending = policy != nullptr && policy->cache_rules().rotate_on_read &&
-                        !decoder_.rotary().empty() &&
-                        policy->CacheSlots(std::numeric_limits<int32_t>::max()) <= max_tokens_;
+  const bool unending =
+      policy != nullptr && policy->cache_rules().rotate_on_read && !decoder_.rotary().empty() &&
+      policy->CacheSlots(max_tokens_, std::numeric_limits<int32_t>::max()) <= max_tokens_;
   return unending ? std::numeric_limits<int32_t>::max() : max_tokens_;
 }
 
@@ -332,7 +343,7 @@ size_t DecoderEngine::CacheBytes(const Policy* policy, int32_t prompt, int32_t t
   int64_t pages = PagesOf(std::max(prompt, tokens));
   if (policy != nullptr && policy->cache_rules().evicts) {
     // While it evicts, the prompt and what stays of it are both there.
-    pages = PagesOf(prompt) + PagesOf(policy->CacheSlots(tokens));
+    pages = PagesOf(prompt) + PagesOf(policy->CacheSlots(prompt, tokens));
   }
   return static_cast<size_t>(pages) * layout.page_bytes();
 }
@@ -343,7 +354,8 @@ absl::StatusOr<CachedTextPtr> DecoderEngine::Start(std::shared_ptr<const Policy>
   const KvLayout& layout = LayoutOf(policy.get());
   const KvFormat& format = layout.format();
   const std::string scope = fmt::format(
-      "{}{}{}/{}/", scope_, Name(format.element), format.rotate_on_read ? "r" : "",
+      "{}{}{}{}/{}/", scope_, Name(format.element), format.rotate_on_read ? "r" : "",
+      format.stretch > 0 ? fmt::format("b{}", format.stretch) : "",
       format.planes ? fmt::format("{}+{}", format.planes->msb_bits, format.planes->lsb_bits) : "");
   CachedTextPtr text(new CachedText(std::move(policy), shape_, layout, detail, scope));
   // What others have left is held before room is made, which might be at its cost.

@@ -2,7 +2,8 @@
 // over KV caches that it owns the memory of.
 //
 //   auto text = engine->Start(policy, detail);
-//   engine->Step({{.text = text.get(), .ids = prompt, .prompt = true, .logits = kLast}}, outputs);
+//   engine->Step({{.text = text.get(), .ids = prompt, .prompt_tokens = n, .logits = kLast}},
+//   outputs);
 //   ... then one token after the other, each the one that was sampled from the logits before:
 //   engine->Step({{.text = text.get(), .ids = {token}, .logits = kLast}}, outputs);
 #ifndef THRESHER_BACKEND_ENGINE_DECODER_ENGINE_H_
@@ -48,10 +49,12 @@ struct StepPart {
   CachedText* text = nullptr;
   /// Its next tokens: a chunk of the prompt, or one generated token.
   std::span<const int32_t> ids;
-  bool prompt = false;
-  /// The prompt ends with this chunk.
-  bool prompt_ends = false;
+  /// Of a chunk: the tokens of the whole prompt, which ends with the chunk that completes it. 0: a
+  /// generated token.
+  int32_t prompt_tokens = 0;
   Logits logits = Logits::kNone;
+
+  bool prompt() const { return prompt_tokens > 0; }
 };
 
 class DecoderEngine {

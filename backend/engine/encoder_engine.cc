@@ -118,10 +118,9 @@ absl::Status EncoderEngine::Prepare(std::span<const Sequence* const> sequences) 
   for (const Sequence* sequence : sequences) {
     const Policy* policy = sequence->policy.get();
     if (policy == nullptr || policy->is_dense()) continue;
-    const PredictionRequest prediction = policy->prediction();
     const PlanNeeds needs = {.rows_by_head = policy->chooses_rows(),
                              .low_ffn_bits = policy->low_ffn_bits(),
-                             .prediction_bits = prediction.wanted ? prediction.bits : 0};
+                             .prediction = policy->prediction()};
     if (encoder_.IsPrepared(needs)) continue;
     THRESHER_RETURN_IF_ERROR(checkpoint_.CheckUnchanged());
     THRESHER_RETURN_IF_ERROR(encoder_.Prepare(needs));

@@ -1,6 +1,8 @@
 #include "backend/engine/keys_read.h"
 
+#include <algorithm>
 #include <numeric>
+#include <span>
 
 namespace thresher {
 
@@ -30,12 +32,23 @@ void KeysRead::Place(int32_t token, const std::vector<int32_t>& victims) {
   }
 }
 
-void KeysRead::Read(int32_t layer, int32_t token, const CachedSequence& sequence) {
+void KeysRead::Read(int32_t layer, int32_t token, const KvLayout& layout,
+                    const CachedSequence& sequence, const CachedRecord& record) {
+  const auto stretches = static_cast<size_t>(sequence.read_stretches);
   std::vector<int32_t>& heads = heads_[static_cast<size_t>(layer)];
   heads.assign(static_cast<size_t>(token) + 1, 0);
   for (size_t head = 0; head < kv_heads_; ++head) {
     const std::vector<int32_t>& tokens = tokens_[static_cast<size_t>(layer) * kv_heads_ + head];
-    if (sequence.reads.empty()) {
+    if (!record.stretches.empty()) {
+      for (const int32_t stretch :
+           std::span(record.stretches).subspan(head * stretches, stretches)) {
+        const int32_t first = stretch * layout.format().stretch;
+        const int32_t last = std::min(sequence.slots, first + layout.format().stretch);
+        for (int32_t slot = first; slot < last; ++slot) {
+          ++heads[static_cast<size_t>(tokens[static_cast<size_t>(slot)])];
+        }
+      }
+    } else if (sequence.reads.empty()) {
       for (const int32_t read : tokens) ++heads[static_cast<size_t>(read)];
     } else {
       for (const int32_t slot : sequence.reads) {

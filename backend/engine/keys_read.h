@@ -20,7 +20,8 @@ class KeysRead {
   /// A token's K and V go to these slots, as CacheRun::PlaceNew chose them.
   void Place(int32_t token, const std::vector<int32_t>& victims);
   /// A layer of the decode step that runs `token`.
-  void Read(int32_t layer, int32_t token, const CachedSequence& sequence);
+  void Read(int32_t layer, int32_t token, const KvLayout& layout, const CachedSequence& sequence,
+            const CachedRecord& record);
 
   /// Of the last step; nothing before the first.
   void Report(v1::PruningReport* report) const;

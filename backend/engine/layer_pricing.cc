@@ -188,8 +188,7 @@ SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
   out.decode = sequence.decode;
   out.heads = Heads(shape.heads);
   const auto alike = [](const HeadRecord&) { return 1; };
-  const int64_t read =
-      sequence.reads.empty() ? sequence.slots : static_cast<int64_t>(sequence.reads.size());
+  const int64_t read = sequence.SlotsRead(layout);
   for (HeadRecord& head : out.heads) head.keys = read;
   Spread(record.rows, out.heads, &HeadRecord::queries, alike);
   Spread(record.scores, out.heads, &HeadRecord::scores, Queries);

@@ -53,6 +53,9 @@ int64_t PairsInSight(const PolicyShape& shape, int64_t rows) {
 }
 
 constexpr double kSinkThreshold = 0.3;
+// Of the largest head's entropy.
+constexpr double kCollapsed = 0.25;
+constexpr double kOverloaded = 0.75;
 
 /// Softmax rows of each head: of its queries those that are not one-hot.
 std::vector<int64_t> SoftmaxRows(const SequencePlan& plan, const AttentionRecord& record) {
@@ -107,12 +110,16 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
 void AttentionDistribution::Add(const SequencePlan& plan, bool first_present,
                                 const AttentionRecord& record) {
   if (!plan.wanted.distribution) return;
-  entropy_ += record.entropy_sum;
+  const std::vector<int64_t> rows = SoftmaxRows(plan, record);
+  for (size_t h = 0; h < rows.size(); ++h) {
+    if (rows[h] == 0) continue;
+    entropy_ += record.entropy_sums[h];
+    entropies_.push_back(record.entropy_sums[h] / static_cast<double>(rows[h]));
+  }
   rows_ += record.rows;
   if (!first_present) return;
   sink_ += std::accumulate(record.sink_sums.begin(), record.sink_sums.end(), 0.0);
   sink_rows_ += record.rows;
-  const std::vector<int64_t> rows = SoftmaxRows(plan, record);
   for (size_t h = 0; h < rows.size(); ++h) {
     if (rows[h] == 0) continue;
     ++heads_;
@@ -121,8 +128,15 @@ void AttentionDistribution::Add(const SequencePlan& plan, bool first_present,
 }
 
 void AttentionDistribution::Fill(v1::PruningReport* report) const {
-  if (rows_ == 0) return;
+  if (entropies_.empty()) return;
   report->set_attention_entropy(entropy_ / static_cast<double>(rows_));
+  const double largest = *std::ranges::max_element(entropies_);
+  const auto share = [&](auto is) {
+    return static_cast<double>(std::ranges::count_if(entropies_, is)) /
+           static_cast<double>(entropies_.size());
+  };
+  report->set_collapsed_heads(share([&](double e) { return e <= kCollapsed * largest; }));
+  report->set_overloaded_heads(share([&](double e) { return e > kOverloaded * largest; }));
   if (sink_rows_ == 0) return;
   report->set_sink_share(sink_ / static_cast<double>(sink_rows_));
   report->set_sink_heads(static_cast<double>(sink_heads_) / static_cast<double>(heads_));

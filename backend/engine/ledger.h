@@ -4,6 +4,7 @@
 #define THRESHER_BACKEND_ENGINE_LEDGER_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "backend/device/plan.h"
 #include "backend/sparsity/policy.h"
@@ -21,7 +22,11 @@ v1::PruningReport::Work LayerWork(const PolicyShape& shape, int32_t dense_rows, 
 ///   entropy of a row, -sum over keys of p ln p; here the mean over all softmax rows;
 ///   sink share, the mean over all softmax rows of the first token's probability;
 ///   sink heads, the share of the heads that ran, over layers, whose own mean of it is above 0.3:
-///   Sink_1 of arXiv 2410.10781 (there of one length of text, epsilon 0.3).
+///   Sink_1 of arXiv 2410.10781 (there of one length of text, epsilon 0.3);
+///   collapsed and overloaded heads, the shares of the heads that ran, over layers, whose own mean
+///   entropy is at most 1/4 of the largest head's, and above 3/4 of it: the classes of
+///   entropy-guided attention (AAAI 2025 workshop PPAI), by fractions of the observed maximum; its
+///   edges could not be verified.
 /// The sink is the first token's: layers that it does not reach (a policy may drop it) count for
 /// the entropy alone.
 class AttentionDistribution {
@@ -33,6 +38,7 @@ class AttentionDistribution {
   void Fill(v1::PruningReport* report) const;
 
  private:
+  std::vector<double> entropies_;  // Of each head that had a softmax row, over layers: its mean.
   double entropy_ = 0.0;
   int64_t rows_ = 0;
   // Of the layers that the first token reached.

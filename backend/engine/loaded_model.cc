@@ -97,8 +97,7 @@ absl::Status CheckGeneration(DecoderEngine& engine) {
   };
   StepPart part = {.text = text->get(),
                    .ids = prompt,
-                   .prompt = true,
-                   .prompt_ends = true,
+                   .prompt_tokens = length,
                    .logits = StepPart::Logits::kAll};
   THRESHER_RETURN_IF_ERROR(engine.Step(std::span(&part, 1), check));
   if (engine.max_tokens() > length) {

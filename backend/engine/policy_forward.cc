@@ -9,6 +9,7 @@
 #include "backend/engine/layer_pricing.h"
 #include "backend/engine/ledger.h"
 #include "backend/model/rows.h"
+#include "backend/sparsity/policy.h"
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
 
@@ -52,43 +53,58 @@ class SequenceRun {
     return &plan_;
   }
 
-  /// Counts the layer and hears what the policy decides.
+  /// Goes on with the plan, now that Q and K are there.
+  void ChooseFromScores(int32_t layer, const LayerVectors& vectors,
+                        const LayerPrediction* prediction) {
+    const bool chosen_before = plan_.candidates.has_value();
+    predicted_ |= prediction != nullptr;
+    run_->BeforeScores(layer, positions_, vectors, prediction, &plan_);
+    plan_.candidates_from_scores = plan_.candidates && !chosen_before;
+  }
+
+  /// Counts the layer and hears what the policy decides, when its attention has run.
   void Finish(int32_t layer, const AttentionRecord& record) {
     const SequencePlan* plan = planned() ? &plan_ : nullptr;
-    const v1::PruningReport::Work work =
-        LayerWork(shape_, tokens_, rows(), plan, predicted_, record);
+    v1::PruningReport::Work work = LayerWork(shape_, tokens_, rows(), plan, predicted_, record);
+    if (plan != nullptr) distribution_.Add(*plan, positions_[0] == 0, record);
+    decision_ = {.rows = std::vector<int32_t>(positions_.size()), .heads = heads_};
+    std::iota(decision_.rows.begin(), decision_.rows.end(), 0);
+    if (sparse()) run_->AfterAttention(layer, positions_, record, &decision_);
+    heads_ = decision_.heads;
+    if (leaves_before_ffn()) work.mutable_ffn_full_precision()->set_done(FullPrecisionRows());
     AddWork(work, report_->mutable_total());
     if (request_.detail.layers) *report_->add_layers() = work;
-    if (plan != nullptr) distribution_.Add(*plan, positions_[0] == 0, record);
-    kept_rows_.resize(positions_.size());
-    std::iota(kept_rows_.begin(), kept_rows_.end(), 0);
-    if (!sparse()) return;
-    CascadeDecision decision{.rows = std::move(kept_rows_), .heads = std::move(heads_)};
-    run_->AfterAttention(layer, positions_, record, &decision);
-    kept_rows_ = std::move(decision.rows);
-    heads_ = std::move(decision.heads);
   }
 
   /// Of the layer that just finished.
   SequenceRecord Record(const AttentionRecord& record) const {
     return RecordOf(shape_, tokens_, positions_, planned() ? &plan_ : nullptr,
                     planned() && predicted_ ? policy().prediction().bits : 0, record,
-                    static_cast<int32_t>(kept_rows_.size()), static_cast<int32_t>(heads_.size()));
+                    static_cast<int32_t>(decision_.rows.size()),
+                    static_cast<int32_t>(decision_.heads.size()));
   }
   v1::Simulation* simulation() { return report_->mutable_simulation(); }
 
   /// What the policy decided: the rows of the layer that stay.
-  std::span<const int32_t> kept_rows() const { return kept_rows_; }
-  bool drops() const { return kept_rows_.size() < positions_.size(); }
+  std::span<const int32_t> kept_rows() const { return decision_.rows; }
+  bool drops() const { return decision_.rows.size() < positions_.size(); }
+  bool leaves_before_ffn() const { return decision_.before_ffn && drops(); }
 
-  /// Copies the rows of `hidden` that are dropped after `layer` to their places in `result`, and
-  /// forgets them.
-  void Drop(int32_t layer, ConstMatrix hidden, Matrix result) {
+  /// Does what was decided to the rows `hidden` of the sequence: merges; copies what is dropped to
+  /// its place in `result`, and forgets it. Afterwards nothing drops.
+  void Drop(int32_t layer, Matrix hidden, Matrix result) {
+    for (const auto& [from, into, share] : decision_.merges) {
+      Merge(hidden.row(from), share, hidden.cols, hidden.row(into));
+      if (merged_into_.empty()) merged_into_.assign(static_cast<size_t>(tokens_), -1);
+      merged_into_[positions_[from]] = positions_[into];
+    }
     size_t next = 0;
     std::vector<int32_t> kept;
+    std::vector<uint8_t> low;
     for (int32_t row = 0; row < rows(); ++row) {
-      if (next < kept_rows_.size() && kept_rows_[next] == row) {
+      if (next < decision_.rows.size() && decision_.rows[next] == row) {
         kept.push_back(positions_[row]);
+        if (!plan_.ffn_low_precision.empty()) low.push_back(plan_.ffn_low_precision[row]);
         ++next;
         continue;
       }
@@ -96,12 +112,19 @@ class SequenceRun {
       if (request_.detail.tokens) report_->set_token_layers(positions_[row], layer + 1);
     }
     positions_ = std::move(kept);
+    plan_.ffn_low_precision = std::move(low);
   }
 
   /// Copies the rows still present to their places.
   void Deliver(ConstMatrix hidden, Matrix result) const {
     for (int32_t row = 0; row < rows(); ++row) {
       std::copy_n(hidden.row(row), hidden.cols, result.row(first_ + positions_[row]));
+    }
+    for (int32_t token = 0; token < static_cast<int32_t>(merged_into_.size()); ++token) {
+      int32_t last = token;
+      while (merged_into_[last] >= 0) last = merged_into_[last];
+      if (last == token) continue;
+      std::copy_n(result.row(first_ + last), result.cols, result.row(first_ + token));
     }
   }
 
@@ -110,6 +133,17 @@ class SequenceRun {
 
  private:
   bool planned() const { return sparse() || request_.detail.distribution; }
+
+  static void Merge(const float* from, float share, int64_t cols, float* into) {
+    for (int64_t c = 0; c < cols; ++c) into[c] = (1.0f - share) * into[c] + share * from[c];
+  }
+
+  /// Of the rows that stay: those whose feed-forward network runs in full precision.
+  int64_t FullPrecisionRows() const {
+    if (plan_.ffn_low_precision.empty()) return static_cast<int64_t>(decision_.rows.size());
+    return std::ranges::count_if(decision_.rows,
+                                 [&](int32_t row) { return plan_.ffn_low_precision[row] == 0; });
+  }
 
   const PolicyShape& shape_;
   const PolicyRequest request_;
@@ -121,25 +155,27 @@ class SequenceRun {
   std::unique_ptr<PolicyRun> run_;
   SequencePlan plan_;
   bool predicted_ = false;  // The plan was made with a prediction.
-  std::vector<int32_t> kept_rows_;
+  CascadeDecision decision_;
+  std::vector<int32_t>
+      merged_into_;  // By token: what it goes on in, or -1. Empty: none was merged.
   AttentionDistribution distribution_;
 };
 
-/// The predicted scores of one sequence: rows [first, first + rows) of the projections.
+/// The predicted scores of one sequence: rows [first, first + rows) of what is predicted from.
 class Prediction final : public LayerPrediction {
  public:
-  Prediction(const Encoder& encoder, int32_t layer, int32_t bits,
+  Prediction(const Encoder& encoder, int32_t layer, const PredictionRequest& request,
              const ScorePredictor::Workspace& projections, int64_t first, int64_t rows)
       : encoder_(encoder),
         layer_(layer),
-        bits_(bits),
+        request_(request),
         projections_(projections),
         first_(first),
         rows_(rows) {}
 
   void ForEachBlock(std::span<const int32_t> heads, Body body) const override {
-    status_.Update(encoder_.PredictScores(static_cast<size_t>(layer_), bits_, projections_, first_,
-                                          rows_, heads, body));
+    status_.Update(encoder_.PredictScores(static_cast<size_t>(layer_), request_, projections_,
+                                          first_, rows_, heads, body));
   }
   /// The first error; a plan made after one means nothing.
   const absl::Status& status() const { return status_; }
@@ -147,7 +183,7 @@ class Prediction final : public LayerPrediction {
  private:
   const Encoder& encoder_;
   const int32_t layer_;
-  const int32_t bits_;
+  const PredictionRequest request_;
   const ScorePredictor::Workspace& projections_;
   const int64_t first_;
   const int64_t rows_;
@@ -171,20 +207,23 @@ class BatchRun {
   }
 
   absl::Status RunLayer(int32_t layer) {
+    const auto index = static_cast<size_t>(layer);
+    Encoder::Workspace& workspace = workspace_.encoder;
     THRESHER_RETURN_IF_ERROR(MakePlans(layer));
-    THRESHER_RETURN_IF_ERROR(encoder_.RunLayer(static_cast<size_t>(layer), offsets_, plans_,
-                                               records_, workspace_.encoder));
-    bool dropped = false;
+    THRESHER_RETURN_IF_ERROR(encoder_.Project(index, offsets_, plans_, workspace));
+    THRESHER_RETURN_IF_ERROR(ChooseFromScores(layer));
+    THRESHER_RETURN_IF_ERROR(encoder_.Attend(index, offsets_, plans_, records_, workspace));
     for (size_t s = 0; s < runs_.size(); ++s) {
       if (plans_[s] == nullptr) {
         records_[s] = DenseRecord({shape_.heads, shape_.kv_heads, shape_.head_dim},
                                   runs_[s]->rows(), shape_.causal);
       }
       runs_[s]->Finish(layer, records_[s]);
-      dropped |= runs_[s]->drops();
     }
     if (pricing_.on()) THRESHER_RETURN_IF_ERROR(Price(layer));
-    if (dropped) Compact(layer);
+    Compact(layer, &SequenceRun::leaves_before_ffn);
+    THRESHER_RETURN_IF_ERROR(encoder_.FeedForward(index, offsets_, plans_, workspace));
+    Compact(layer, &SequenceRun::drops);
     return absl::OkStatus();
   }
 
@@ -202,33 +241,54 @@ class BatchRun {
     return workspace_.encoder.hidden().Rows(offsets_[s], offsets_[s + 1] - offsets_[s]);
   }
 
-  /// Width of the prediction that the policy of sequence s wants; 0: none.
-  int32_t PredictionBits(size_t s) const {
-    if (!runs_[s]->sparse() || !runs_[s]->policy().prediction().wanted) return 0;
-    return runs_[s]->policy().prediction().bits;
+  /// The prediction that the policy of sequence s wants.
+  PredictionRequest RequestOf(size_t s) const {
+    return runs_[s]->sparse() ? runs_[s]->policy().prediction() : PredictionRequest();
   }
 
   absl::Status MakePlans(int32_t layer) {
     for (size_t s = 0; s < runs_.size();) {
-      const int32_t bits = PredictionBits(s);
-      if (bits == 0) {
+      const PredictionRequest request = RequestOf(s);
+      if (!request.from_input()) {
         plans_[s] = runs_[s]->MakePlan(layer, nullptr);
         ++s;
         continue;
       }
       // Neighbours that want the same prediction share its projections.
       size_t end = s + 1;
-      while (end < runs_.size() && PredictionBits(end) == bits) ++end;
+      while (end < runs_.size() && RequestOf(end) == request) ++end;
       const int32_t first = offsets_[s];
       THRESHER_RETURN_IF_ERROR(encoder_.PredictProjections(
-          static_cast<size_t>(layer), bits,
+          static_cast<size_t>(layer), request,
           workspace_.encoder.hidden().Rows(first, offsets_[end] - first), workspace_.prediction));
       for (; s < end; ++s) {
-        const Prediction prediction(encoder_, layer, bits, workspace_.prediction,
+        const Prediction prediction(encoder_, layer, request, workspace_.prediction,
                                     offsets_[s] - first, runs_[s]->rows());
         plans_[s] = runs_[s]->MakePlan(layer, &prediction);
         THRESHER_RETURN_IF_ERROR(prediction.status());
       }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ChooseFromScores(int32_t layer) {
+    for (size_t s = 0; s < runs_.size(); ++s) {
+      SequenceRun& run = *runs_[s];
+      if (!run.sparse()) continue;
+      const LayerVectors vectors = {
+          .query = workspace_.encoder.query().Rows(offsets_[s], run.rows()),
+          .key = workspace_.encoder.key().Rows(offsets_[s], run.rows()),
+          .scale = encoder_.attention_scale()};
+      const PredictionRequest request = RequestOf(s);
+      if (!request.wanted() || request.from_input()) {
+        run.ChooseFromScores(layer, vectors, nullptr);
+        continue;
+      }
+      THRESHER_RETURN_IF_ERROR(encoder_.EncodeVectors(
+          static_cast<size_t>(layer), request, vectors.query, vectors.key, workspace_.prediction));
+      const Prediction prediction(encoder_, layer, request, workspace_.prediction, 0, run.rows());
+      run.ChooseFromScores(layer, vectors, &prediction);
+      THRESHER_RETURN_IF_ERROR(prediction.status());
     }
     return absl::OkStatus();
   }
@@ -243,15 +303,21 @@ class BatchRun {
     return pricing_.Price(layer, std::move(sequences), charges);
   }
 
-  /// Takes the dropped rows out of the hidden states: survivors move up, in order.
-  void Compact(int32_t layer) {
+  /// Takes the rows that the sequences `leaving` drop out of the hidden states: survivors move up,
+  /// in order.
+  void Compact(int32_t layer, bool (SequenceRun::*leaving)() const) {
+    if (std::ranges::none_of(runs_, [&](const auto& run) { return (*run.*leaving)(); })) return;
     const Matrix hidden = workspace_.encoder.hidden();
     std::vector<int32_t> offsets = {0};
     for (size_t s = 0; s < runs_.size(); ++s) {
       SequenceRun& run = *runs_[s];
-      const ConstMatrix rows = Rows(s);
-      if (run.drops()) run.Drop(layer, rows, workspace_.result.view());
-      GatherRows(rows, run.kept_rows(), hidden.Rows(offsets.back(), run.rows()));
+      const Matrix rows = hidden.Rows(offsets_[s], run.rows());
+      if ((run.*leaving)()) {
+        run.Drop(layer, rows, workspace_.result.view());
+        GatherRows(rows, run.kept_rows(), hidden.Rows(offsets.back(), run.rows()));
+      } else if (offsets.back() < offsets_[s]) {
+        std::copy_n(rows.data, rows.rows * rows.cols, hidden.row(offsets.back()));
+      }
       offsets.push_back(offsets.back() + run.rows());
     }
     offsets_ = std::move(offsets);

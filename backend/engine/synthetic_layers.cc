@@ -120,7 +120,7 @@ class EncoderSequence {
     if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
     const PredictionRequest wanted = policy_.prediction();
     const RandomPrediction prediction(rows, random);
-    run_->BeforeProjection(layer, positions_, wanted.wanted ? &prediction : nullptr, &plan_);
+    run_->BeforeProjection(layer, positions_, wanted.wanted() ? &prediction : nullptr, &plan_);
     AttentionRecord record = CountAttention(shape_, rows, plan_, refetch_share);
     record.column_sums.resize(positions_.size());
     for (double& sum : record.column_sums) sum = Uniform(random);
@@ -131,7 +131,7 @@ class EncoderSequence {
     std::iota(decision.rows.begin(), decision.rows.end(), 0);
     run_->AfterAttention(layer, positions_, record, &decision);
     SequenceRecord out = RecordOf(
-        shape_, tokens_, positions_, &plan_, wanted.wanted ? wanted.bits : 0, record,
+        shape_, tokens_, positions_, &plan_, wanted.wanted() ? wanted.bits : 0, record,
         static_cast<int32_t>(decision.rows.size()), static_cast<int32_t>(decision.heads.size()));
     std::vector<int32_t> kept;
     for (const int32_t row : decision.rows) kept.push_back(positions_[static_cast<size_t>(row)]);
@@ -155,8 +155,8 @@ class DecoderText {
   DecoderText(const PolicyShape& shape, const Policy& policy)
       : shape_(shape),
         rules_(policy.cache_rules()),
-        layout_({.element = DType::kBF16, .planes = rules_.planes}, shape.layers, shape.kv_heads,
-                shape.head_dim),
+        layout_({.element = DType::kBF16, .planes = rules_.planes, .stretch = rules_.stretch},
+                shape.layers, shape.kv_heads, shape.head_dim),
         run_(policy.StartCache()) {}
 
   void BeginStep(int32_t rows) {
@@ -171,9 +171,10 @@ class DecoderText {
     reads_.clear();
     if (decode) run_->ChooseReads(layer, slots_, &reads_);
     CachedSequence sequence{.rows = rows_, .decode = decode, .slots = slots_, .reads = reads_};
+    if (decode) sequence.read_stretches = run_->StretchesToRead(layer, slots_);
     sequence.want_sums = run_->WantsSums(layer);
     CachedRecord record;
-    const int64_t read = reads_.empty() ? slots_ : static_cast<int64_t>(reads_.size());
+    const int64_t read = sequence.SlotsRead(layout_);
     record.rows = int64_t{rows_} * shape_.heads;
     record.scores = shape_.heads * (decode ? read : int64_t{rows_} * (rows_ + 1) / 2);
     record.values = decode ? shape_.heads * Kept(rules_.value_keep, read) : record.scores;
@@ -306,7 +307,11 @@ absl::StatusOr<std::unique_ptr<SyntheticLayers>> SyntheticLayers::Create(
     return InvalidArgument("{} sequences of {} tokens: under a policy at most {} tokens in all",
                            options.batch, options.tokens + options.generate, kMostDrawn);
   }
-  if (policy->prediction().wanted && options.tokens > kMostPredicted) {
+  if (policy->chooses_from_scores()) {
+    return InvalidArgument("{}: chooses from Q and K, which layers that are drawn do not have",
+                           policy->name());
+  }
+  if (policy->prediction().wanted() && options.tokens > kMostPredicted) {
     return InvalidArgument("tokens: is {}: {} looks at every pair of tokens, of at most {}",
                            options.tokens, policy->name(), kMostPredicted);
   }

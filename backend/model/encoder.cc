@@ -18,7 +18,24 @@ bool LowersFfn(const SequencePlan* plan) {
   return plan != nullptr && !plan->ffn_low_precision.empty();
 }
 
+// The attention's parts of the workspace's scratch memory.
+constexpr int64_t kQuery = 0, kKey = 1, kValue = 2, kContext = 3;
+
+/// Zero where the flag of `wanted` [heads][m.rows] is not set.
+void FillUnwanted(std::span<const uint8_t> wanted, int64_t head_dim, Matrix m) {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i] != 0) continue;
+    const int64_t head = static_cast<int64_t>(i) / m.rows;
+    std::fill_n(m.row(static_cast<int64_t>(i) % m.rows) + head * head_dim, head_dim, 0.0f);
+  }
+}
+
 }  // namespace
+
+void Encoder::Workspace::Reserve(int64_t wide) {
+  const ConstMatrix hidden = hidden_.view();
+  scratch_.Resize(static_cast<size_t>(hidden.rows * std::max(4 * hidden.cols, wide + hidden.cols)));
+}
 
 absl::StatusOr<Encoder> Encoder::Load(const ModelConfig& config, WeightReader& reader) {
   const TensorNames& names = NamesOf(config.family);
@@ -105,8 +122,9 @@ float Encoder::attention_scale() const {
 
 absl::Status Encoder::FinishAttention(const Layer& layer, std::span<const int32_t> offsets,
                                       std::span<const SequencePlan* const> plans,
-                                      const Attended& attended, Matrix hidden) const {
-  const Matrix projected = attended.query;  // No longer needed as what it was.
+                                      Workspace& workspace) const {
+  const Matrix hidden = workspace.hidden();
+  const Matrix projected = workspace.Slice(kQuery);  // No longer needed as what it was.
   // Neighbours with the same heads go together; the others' columns are zero.
   using Heads = std::optional<std::vector<int32_t>>;
   static const Heads kAll;
@@ -118,7 +136,7 @@ absl::Status Encoder::FinishAttention(const Layer& layer, std::span<const int32_
     for (end = first + 1; end < plans.size() && heads_of(end) == heads;) ++end;
     const int32_t row = offsets[first];
     const int32_t rows = offsets[end] - row;
-    const ConstMatrix from = ConstMatrix(attended.context).Rows(row, rows);
+    const ConstMatrix from = ConstMatrix(workspace.Slice(kContext)).Rows(row, rows);
     const Matrix to = projected.Rows(row, rows);
     if (!heads) {
       THRESHER_RETURN_IF_ERROR(
@@ -145,42 +163,46 @@ absl::Status Encoder::FeedForward(const PackedLinear& intermediate, const Packed
   return device_->Linear(output, wide, Activation::kNone, y);
 }
 
-absl::Status Encoder::RunLayer(size_t index, std::span<const int32_t> offsets,
+absl::Status Encoder::RunLayer(size_t layer, std::span<const int32_t> offsets,
                                std::span<const SequencePlan* const> plans,
                                std::span<AttentionRecord> records, Workspace& workspace) const {
-  const Layer& layer = layers_[index];
-  const Matrix hidden = workspace.hidden();
-  const int64_t tokens = hidden.rows;
-  const int64_t width = config_.hidden_size;
-  const int64_t wide = config_.intermediate_size;
-  workspace.scratch_.Resize(static_cast<size_t>(tokens * std::max(4 * width, wide + width)));
-  const auto slice = [&](int64_t column, int64_t cols) {
-    return Matrix(workspace.scratch_.data() + tokens * column, tokens, cols);
-  };
-  const bool planned =
-      std::ranges::any_of(plans, [](const SequencePlan* plan) { return plan != nullptr; });
+  THRESHER_RETURN_IF_ERROR(Project(layer, offsets, plans, workspace));
+  THRESHER_RETURN_IF_ERROR(Attend(layer, offsets, plans, records, workspace));
+  return FeedForward(layer, offsets, plans, workspace);
+}
 
-  const Attended attended = {slice(0, width), slice(width, width), slice(2 * width, width),
-                             slice(3 * width, width)};
-  THRESHER_RETURN_IF_ERROR(Project(layer, offsets, plans, workspace, attended));
+absl::Status Encoder::Attend(size_t layer, std::span<const int32_t> offsets,
+                             std::span<const SequencePlan* const> plans,
+                             std::span<AttentionRecord> records, Workspace& workspace) const {
   const AttentionInput attention = {
       .shape = attention_shape(),
-      .query = attended.query,
-      .key = attended.key,
-      .value = attended.value,
+      .query = workspace.Slice(kQuery),
+      .key = workspace.Slice(kKey),
+      .value = workspace.Slice(kValue),
       .offsets = offsets,
       .scale = attention_scale(),
   };
-  THRESHER_RETURN_IF_ERROR(
-      planned ? device_->PlannedAttention(attention, plans, attended.context, records)
-              : device_->Attention(attention, attended.context));
-  THRESHER_RETURN_IF_ERROR(FinishAttention(layer, offsets, plans, attended, hidden));
+  const Matrix context = workspace.Slice(kContext);
+  const bool planned =
+      std::ranges::any_of(plans, [](const SequencePlan* plan) { return plan != nullptr; });
+  THRESHER_RETURN_IF_ERROR(planned ? device_->PlannedAttention(attention, plans, context, records)
+                                   : device_->Attention(attention, context));
+  return FinishAttention(layers_[layer], offsets, plans, workspace);
+}
 
-  const Matrix output = slice(wide, width);
+absl::Status Encoder::FeedForward(size_t index, std::span<const int32_t> offsets,
+                                  std::span<const SequencePlan* const> plans,
+                                  Workspace& workspace) const {
+  const Layer& layer = layers_[index];
+  const Matrix hidden = workspace.hidden();
+  const int64_t wide = config_.intermediate_size;
+  workspace.Reserve(wide);
+  const Matrix inner(workspace.scratch_.data(), hidden.rows, wide);
+  const Matrix output(workspace.scratch_.data() + hidden.rows * wide, hidden.rows, hidden.cols);
   THRESHER_RETURN_IF_ERROR(
       std::ranges::any_of(plans, LowersFfn)
-          ? SplitFeedForward(layer, offsets, plans, slice(0, wide), output, workspace)
-          : FeedForward(*layer.intermediate, *layer.output, hidden, slice(0, wide), output));
+          ? SplitFeedForward(layer, offsets, plans, inner, output, workspace)
+          : FeedForward(*layer.intermediate, *layer.output, hidden, inner, output));
   return Normalize(output, hidden, layer.output_norm, hidden);
 }
 
@@ -222,17 +244,22 @@ absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32
   return absl::OkStatus();
 }
 
-absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offsets,
-                              std::span<const SequencePlan* const> plans, Workspace& workspace,
-                              const Attended& to) const {
+absl::Status Encoder::Project(size_t index, std::span<const int32_t> offsets,
+                              std::span<const SequencePlan* const> plans,
+                              Workspace& workspace) const {
+  const Layer& layer = layers_[index];
   const ConstMatrix hidden = workspace.hidden();
+  workspace.Reserve(config_.intermediate_size);
+  const Matrix query = workspace.Slice(kQuery);
+  const Matrix key = workspace.Slice(kKey);
+  const Matrix value = workspace.Slice(kValue);
   const auto skips_rows = [](const SequencePlan* plan) {
     return plan != nullptr && (plan->heads || plan->candidates || !plan->one_hot.empty());
   };
   if (std::ranges::none_of(plans, skips_rows)) {
-    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.query, hidden, Activation::kNone, to.query));
-    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, hidden, Activation::kNone, to.key));
-    return device_->Linear(*layer.value, hidden, Activation::kNone, to.value);
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.query, hidden, Activation::kNone, query));
+    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.key, hidden, Activation::kNone, key));
+    return device_->Linear(*layer.value, hidden, Activation::kNone, value);
   }
   if (!layer.head_query) return Internal("weights by head are not prepared");
   const auto tokens = static_cast<size_t>(hidden.rows);
@@ -258,17 +285,19 @@ absl::Status Encoder::Project(const Layer& layer, std::span<const int32_t> offse
   }
   HeadLinear::Workspace& memory = workspace.head_linear_;
   THRESHER_RETURN_IF_ERROR(
-      layer.head_query->Run(*device_, hidden, workspace.query_wanted_, memory, to.query));
+      layer.head_query->Run(*device_, hidden, workspace.query_wanted_, memory, query));
   THRESHER_RETURN_IF_ERROR(
-      layer.head_key->Run(*device_, hidden, workspace.key_wanted_, memory, to.key));
-  return layer.head_value->Run(*device_, hidden, workspace.value_wanted_, memory, to.value);
+      layer.head_key->Run(*device_, hidden, workspace.key_wanted_, memory, key));
+  FillUnwanted(workspace.query_wanted_, config_.head_dim(), query);
+  FillUnwanted(workspace.key_wanted_, config_.head_dim(), key);
+  return layer.head_value->Run(*device_, hidden, workspace.value_wanted_, memory, value);
 }
 
 bool Encoder::IsPrepared(const PlanNeeds& needs) const {
   return std::ranges::all_of(layers_, [&](const Layer& layer) {
     return (!needs.rows_by_head || layer.head_value) &&
            (needs.low_ffn_bits == 0 || layer.low_ffn.contains(needs.low_ffn_bits)) &&
-           (needs.prediction_bits == 0 || layer.predictors.contains(needs.prediction_bits));
+           (!needs.prediction.wanted() || layer.predictors.contains(needs.prediction));
   });
 }
 
@@ -292,36 +321,43 @@ absl::Status Encoder::Prepare(const PlanNeeds& needs) {
       THRESHER_ASSIGN_OR_RETURN(ffn.output, pack(layer.stored_output));
       layer.low_ffn.emplace(bits, std::move(ffn));
     }
-    if (const int32_t bits = needs.prediction_bits;
-        bits > 0 && layer.predictors.find(bits) == layer.predictors.end()) {
-      THRESHER_ASSIGN_OR_RETURN(ScorePredictor predictor,
-                                ScorePredictor::Pack(*device_, layer.stored_query, layer.stored_key,
-                                                     attention_shape(), bits));
-      layer.predictors.emplace(bits, std::move(predictor));
+    if (needs.prediction.wanted() && !layer.predictors.contains(needs.prediction)) {
+      THRESHER_ASSIGN_OR_RETURN(
+          ScorePredictor predictor,
+          ScorePredictor::Pack(*device_, layer.stored_query, layer.stored_key, *layer.query,
+                               attention_shape(), needs.prediction));
+      layer.predictors.emplace(needs.prediction, std::move(predictor));
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<const ScorePredictor*> Encoder::Predictor(size_t layer, int32_t bits) const {
-  const auto found = layers_[layer].predictors.find(bits);
-  if (found == layers_[layer].predictors.end()) {
-    return Internal("the prediction with {} bits is not prepared", bits);
-  }
+absl::StatusOr<const ScorePredictor*> Encoder::Predictor(size_t layer,
+                                                         const PredictionRequest& request) const {
+  const auto found = layers_[layer].predictors.find(request);
+  if (found == layers_[layer].predictors.end()) return Internal("the prediction is not prepared");
   return &found->second;
 }
 
-absl::Status Encoder::PredictProjections(size_t layer, int32_t bits, ConstMatrix x,
+absl::Status Encoder::PredictProjections(size_t layer, const PredictionRequest& request,
+                                         ConstMatrix x,
                                          ScorePredictor::Workspace& workspace) const {
-  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, bits));
+  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, request));
   return predictor->Project(*device_, x, workspace);
 }
 
-absl::Status Encoder::PredictScores(size_t layer, int32_t bits,
+absl::Status Encoder::EncodeVectors(size_t layer, const PredictionRequest& request,
+                                    ConstMatrix query, ConstMatrix key,
+                                    ScorePredictor::Workspace& workspace) const {
+  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, request));
+  return predictor->Encode(*device_, query, key, workspace);
+}
+
+absl::Status Encoder::PredictScores(size_t layer, const PredictionRequest& request,
                                     const ScorePredictor::Workspace& workspace, int64_t first,
                                     int64_t rows, std::span<const int32_t> heads,
                                     ScoreBlockBody body) const {
-  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, bits));
+  THRESHER_ASSIGN_OR_RETURN(const ScorePredictor* predictor, Predictor(layer, request));
   return predictor->Predict(*device_, workspace, first, rows, heads, attention_scale(), body);
 }
 

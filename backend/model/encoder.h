@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "backend/device/device.h"
 #include "backend/device/plan.h"
+#include "backend/device/prediction.h"
 #include "backend/model/head_linear.h"
 #include "backend/model/model_config.h"
 #include "backend/model/score_predictor.h"
@@ -37,9 +38,9 @@ struct RaggedBatch {
 
 /// What a layer needs beyond its dense weights to run under plans.
 struct PlanNeeds {
-  bool rows_by_head = false;    // Q, K and V of chosen rows and heads.
-  int32_t low_ffn_bits = 0;     // The feed-forward network in low precision; 0: none.
-  int32_t prediction_bits = 0;  // Eager prediction with operands of that width; 0: none.
+  bool rows_by_head = false;     // Q, K and V of chosen rows and heads.
+  int32_t low_ffn_bits = 0;      // The feed-forward network in low precision; 0: none.
+  PredictionRequest prediction;  // Of the attention's scores.
 };
 
 class Encoder {
@@ -51,9 +52,21 @@ class Encoder {
     Matrix hidden() { return hidden_.view(); }
     /// Keeps the first `rows` of hidden().
     void Shrink(int64_t rows) { hidden_.Resize(rows, hidden_.view().cols); }
+    /// [tokens, hidden_size], between Project and Attend. What the plans do not generate is zero.
+    ConstMatrix query() { return Slice(0); }
+    ConstMatrix key() { return Slice(1); }
 
    private:
     friend class Encoder;
+    /// Part `n` of scratch_, each as large as hidden_.
+    Matrix Slice(int64_t n) {
+      const Matrix hidden = hidden_.view();
+      return {scratch_.data() + n * hidden.rows * hidden.cols, hidden.rows, hidden.cols};
+    }
+
+    /// Makes room in scratch_ for a layer of hidden_.rows, whose inner layer is `wide`.
+    void Reserve(int64_t wide);
+
     MatrixBuffer hidden_;
     std::vector<int32_t> positions_;
     /// Attention (Q, K, V, context) and feed-forward (intermediate, output) take turns in it.
@@ -72,8 +85,22 @@ class Encoder {
   /// The beginning of a run. Ids and type ids must be within the tables, sequences no longer than
   /// config.max_tokens().
   absl::Status Embed(const RaggedBatch& batch, Workspace& workspace) const;
-  /// Then each layer in turn: sequence s obeys *plans[s] (null: dense); unless all are null,
-  /// records[s] says what its attention did. All that the plans need must have been prepared.
+  /// Then each layer in turn, which is these three: sequence s obeys *plans[s] (null: dense). All
+  /// that the plans need must have been prepared. Between the first two, plans may choose more
+  /// narrowly what is scored and read; between the last two, rows may leave.
+  ///
+  /// Q, K and V;
+  absl::Status Project(size_t layer, std::span<const int32_t> offsets,
+                       std::span<const SequencePlan* const> plans, Workspace& workspace) const;
+  /// the attention, its residual and norm; unless all plans are null, records[s] says what the
+  /// attention of sequence s did;
+  absl::Status Attend(size_t layer, std::span<const int32_t> offsets,
+                      std::span<const SequencePlan* const> plans,
+                      std::span<AttentionRecord> records, Workspace& workspace) const;
+  /// and the feed-forward network.
+  absl::Status FeedForward(size_t layer, std::span<const int32_t> offsets,
+                           std::span<const SequencePlan* const> plans, Workspace& workspace) const;
+  /// All three.
   absl::Status RunLayer(size_t layer, std::span<const int32_t> offsets,
                         std::span<const SequencePlan* const> plans,
                         std::span<AttentionRecord> records, Workspace& workspace) const;
@@ -82,14 +109,20 @@ class Encoder {
   /// Packs what plans need and is not there yet; weights come from the mapped checkpoint. Not while
   /// another thread runs.
   absl::Status Prepare(const PlanNeeds& needs);
-  /// Predicts Q and K of `layer` for rows `x` of its input;
-  absl::Status PredictProjections(size_t layer, int32_t bits, ConstMatrix x,
+  /// Predicts Q and K of `layer` for rows `x` of its input,
+  absl::Status PredictProjections(size_t layer, const PredictionRequest& request, ConstMatrix x,
                                   ScorePredictor::Workspace& workspace) const;
-  /// and from those the scores of one sequence, rows [first, first + rows) of them: see
+  /// or encodes those of one sequence;
+  absl::Status EncodeVectors(size_t layer, const PredictionRequest& request, ConstMatrix query,
+                             ConstMatrix key, ScorePredictor::Workspace& workspace) const;
+  /// and from that the scores of one sequence, rows [first, first + rows) of it: see
   /// ScorePredictor::Predict.
-  absl::Status PredictScores(size_t layer, int32_t bits, const ScorePredictor::Workspace& workspace,
-                             int64_t first, int64_t rows, std::span<const int32_t> heads,
+  absl::Status PredictScores(size_t layer, const PredictionRequest& request,
+                             const ScorePredictor::Workspace& workspace, int64_t first,
+                             int64_t rows, std::span<const int32_t> heads,
                              ScoreBlockBody body) const;
+  /// Of the attention: scores are this times q.k.
+  float attention_scale() const;
 
   size_t layers() const { return layers_.size(); }
 
@@ -103,25 +136,19 @@ class Encoder {
     struct LowFfn {
       std::unique_ptr<PackedLinear> intermediate, output;
     };
-    std::map<int32_t, LowFfn> low_ffn;             // By bits.
-    std::map<int32_t, ScorePredictor> predictors;  // By bits.
+    std::map<int32_t, LowFfn> low_ffn;  // By bits.
+    std::map<PredictionRequest, ScorePredictor> predictors;
   };
 
-  struct Attended {
-    Matrix query, key, value, context;
-  };
   AttentionShape attention_shape() const {
     return {config_.heads, config_.heads, config_.head_dim()};
   }
-  float attention_scale() const;
-  absl::StatusOr<const ScorePredictor*> Predictor(size_t layer, int32_t bits) const;
-  absl::Status Project(const Layer& layer, std::span<const int32_t> offsets,
-                       std::span<const SequencePlan* const> plans, Workspace& workspace,
-                       const Attended& to) const;
+  absl::StatusOr<const ScorePredictor*> Predictor(size_t layer,
+                                                  const PredictionRequest& request) const;
   /// From the attention's context to the layer's output, all of it in full precision.
   absl::Status FinishAttention(const Layer& layer, std::span<const int32_t> offsets,
-                               std::span<const SequencePlan* const> plans, const Attended& attended,
-                               Matrix hidden) const;
+                               std::span<const SequencePlan* const> plans,
+                               Workspace& workspace) const;
   absl::Status FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
                            ConstMatrix x, Matrix wide, Matrix y) const;
 

@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "backend/device/row_top_k.h"
 #include "backend/device/top_k.h"
+#include "backend/sparsity/key_choice.h"
 #include "backend/sparsity/work.h"
 #include "backend/tensor/status.h"
 
@@ -22,8 +19,7 @@ enum class QuerySkip { kOff, kLargeGap, kSmallGap };
 struct Settings {
   PolicyShape shape;
   std::string text;
-  double topk = 1.0;
-  double threshold = 0.0;
+  KeyRule rule;
   double ffn = 1.0;
   int32_t ffn_bits = 8;
   QuerySkip skip = QuerySkip::kOff;
@@ -31,92 +27,8 @@ struct Settings {
   int32_t bits = 8;
   bool protect_model = true;
 
-  bool chooses_keys() const { return topk < 1.0 || threshold > 0.0; }
+  bool chooses_keys() const { return !rule.keeps_all(); }
   bool dense() const { return !chooses_keys() && ffn == 1.0 && skip == QuerySkip::kOff; }
-};
-
-/// Chooses the keys of one query after the other by their predicted scores.
-class RowChooser {
- public:
-  explicit RowChooser(const Settings& settings) : settings_(settings) {}
-
-  /// Takes up a row: the scores of all `rows` keys, of which only those whose bit of `allowed`
-  /// (unless null) is set may be chosen; there is one at least.
-  void Look(const float* row, int32_t rows, const uint64_t* allowed) {
-    rows_ = rows;
-    scores_ = {row, static_cast<size_t>(rows)};
-    narrowed_ = allowed != nullptr;
-    if (narrowed_) {
-      keys_.clear();
-      allowed_scores_.clear();
-      for (int32_t j = 0; j < rows; ++j) {
-        if (((allowed[j / 64] >> (j % 64)) & 1) == 0) continue;
-        keys_.push_back(j);
-        allowed_scores_.push_back(row[j]);
-      }
-      scores_ = allowed_scores_;
-    }
-    if (settings_.skip != QuerySkip::kOff || settings_.threshold > 0.0) {
-      best_ = static_cast<size_t>(FirstLargest(scores_));
-    }
-  }
-
-  int32_t best() const { return Key(best_); }
-
-  /// Is the softmax taken as one-hot, of best()?
-  bool one_hot() const {
-    if (settings_.skip == QuerySkip::kOff) return false;
-    float second = -std::numeric_limits<float>::infinity();
-    for (size_t n = 0; n < scores_.size(); ++n) {
-      // A NaN beside the best makes the lead NaN, which is neither large nor small.
-      if (n != best_ && !(scores_[n] <= second)) second = scores_[n];
-      if (std::isnan(second)) break;
-    }
-    const double lead = double{scores_[best_]} - second;
-    return settings_.skip == QuerySkip::kLargeGap ? lead >= settings_.gap : lead < settings_.gap;
-  }
-
-  /// Sets the bits of the keys that stay, in a row of zeros.
-  void Choose(uint64_t* bits) {
-    bits_.assign((scores_.size() + 63) / 64, 0);
-    top_k_(scores_, KeepCount(rows_, settings_.topk), bits_.data());
-    if (settings_.threshold > 0.0) {
-      const float largest = scores_[best_];
-      // In logarithms: the least score that is not left out.
-      const double least =
-          std::log(settings_.threshold * double{SumOfExp(scores_, largest)}) + largest;
-      ForEachSet([&](size_t n) {
-        if (n != best_ && scores_[n] < least) bits_[n / 64] &= ~(uint64_t{1} << (n % 64));
-      });
-    }
-    if (!narrowed_) {
-      std::ranges::copy(bits_, bits);
-      return;
-    }
-    ForEachSet([&](size_t n) { bits[keys_[n] / 64] |= uint64_t{1} << (keys_[n] % 64); });
-  }
-
- private:
-  int32_t Key(size_t n) const { return narrowed_ ? keys_[n] : static_cast<int32_t>(n); }
-
-  template <typename Body>
-  void ForEachSet(const Body& body) const {
-    for (size_t w = 0; w < bits_.size(); ++w) {
-      for (uint64_t rest = bits_[w]; rest != 0; rest &= rest - 1) {
-        body(w * 64 + static_cast<size_t>(std::countr_zero(rest)));
-      }
-    }
-  }
-
-  const Settings& settings_;
-  int32_t rows_ = 0;
-  std::span<const float> scores_;  // Of the keys that may be chosen,
-  std::vector<int32_t> keys_;      // which are these, if narrowed_.
-  std::vector<float> allowed_scores_;
-  bool narrowed_ = false;
-  size_t best_ = 0;  // Index into scores_.
-  std::vector<uint64_t> bits_;
-  RowTopK top_k_;
 };
 
 class FactRun final : public PolicyRun {
@@ -133,9 +45,7 @@ class FactRun final : public PolicyRun {
     if (prediction == nullptr) return;
     const int32_t heads = settings_.shape.heads;
     const auto rows = static_cast<int32_t>(positions.size());
-    std::vector<int32_t> running(heads);
-    std::iota(running.begin(), running.end(), 0);
-    if (plan->heads) running = *plan->heads;
+    const std::vector<int32_t> running = RunningHeads(*plan, heads);
 
     // What an earlier part chose: only those keys may be chosen again.
     const std::optional<CandidateMask> earlier = std::move(plan->candidates);
@@ -146,12 +56,12 @@ class FactRun final : public PolicyRun {
       plan->one_hot.assign(static_cast<size_t>(heads) * rows, -1);
     }
     prediction->ForEachBlock(running, [&](int32_t head, int64_t first, ConstMatrix scores) {
-      RowChooser chooser(settings_);
+      RowChooser chooser(settings_.rule);
       for (int64_t r = 0; r < scores.rows; ++r) {
         const auto query = static_cast<int32_t>(first + r);
         chooser.Look(scores.row(r), rows, earlier ? earlier->row(head, query) : nullptr);
         uint64_t* const bits = choose ? plan->candidates->row(head, query) : nullptr;
-        if (chooser.one_hot()) {
+        if (IsOneHot(chooser)) {
           plan->one_hot[static_cast<size_t>(head) * rows + query] = chooser.best();
           if (choose) bits[chooser.best() / 64] |= uint64_t{1} << (chooser.best() % 64);
         } else if (choose) {
@@ -166,6 +76,14 @@ class FactRun final : public PolicyRun {
   }
 
  private:
+  /// Is the row's softmax taken as one-hot, of the best key?
+  bool IsOneHot(RowChooser& row) const {
+    if (settings_.skip == QuerySkip::kOff) return false;
+    // A NaN beside the best makes the lead NaN, which is neither large nor small.
+    const double lead = row.lead();
+    return settings_.skip == QuerySkip::kLargeGap ? lead >= settings_.gap : lead < settings_.gap;
+  }
+
   /// By how many queries and heads each row was chosen.
   void CountChosen(std::span<const int32_t> running, const SequencePlan& plan) {
     const CandidateMask& mask = *plan.candidates;
@@ -210,7 +128,8 @@ class Fact final : public Policy {
   std::string name() const override { return "fact"; }
   bool is_dense() const override { return settings_.dense(); }
   PredictionRequest prediction() const override {
-    return {.wanted = !is_dense(), .bits = settings_.bits};
+    if (is_dense()) return {};
+    return {.kind = PredictionKind::kEager, .bits = settings_.bits};
   }
 
   bool chooses_rows() const override {
@@ -218,17 +137,10 @@ class Fact final : public Policy {
   }
   int32_t low_ffn_bits() const override { return settings_.ffn < 1.0 ? settings_.ffn_bits : 0; }
 
-  /// Low precision is counted as half the work. Candidates shrink no matrix product of a general
-  /// processor and are counted as no saving, so that the scheduler never promises too much.
+  /// Low precision is counted as half the work.
   double CostShare(int32_t tokens) const override {
-    if (is_dense() || tokens <= 0) return 1.0;
-    const PolicyShape& shape = settings_.shape;
-    const LinearWork linear = LinearWorkOf(shape);
-    const double attention = AttentionWorkOf(shape, tokens);
-    const double prediction = linear.projections / 2 + attention / 2;  // Q, K and scores.
-    const double dense = linear.projections + linear.ffn + attention;
-    const double work = dense + prediction / 2 - (1.0 - settings_.ffn) * linear.ffn / 2;
-    return std::clamp(work / dense, 1e-6, 1.0);
+    const double saved = (1.0 - settings_.ffn) * LinearWorkOf(settings_.shape).ffn / 2;
+    return PredictingCostShare(settings_.shape, tokens, prediction(), saved);
   }
 
   std::unique_ptr<PolicyRun> Start(int32_t tokens,
@@ -244,15 +156,15 @@ class Fact final : public Policy {
 
 absl::StatusOr<std::shared_ptr<const Policy>> MakeFact(const PolicyValues& values,
                                                        const PolicyShape& shape) {
-  Settings settings{.shape = shape,
-                    .text = values.Canonical(),
-                    .topk = values.number("topk"),
-                    .threshold = values.number("threshold"),
-                    .ffn = values.number("ffn"),
-                    .ffn_bits = values.text("ffnbits") == "4" ? 4 : 8,
-                    .gap = values.number("gap"),
-                    .bits = static_cast<int32_t>(values.number("bits")),
-                    .protect_model = values.text("protect") == "model"};
+  Settings settings{
+      .shape = shape,
+      .text = values.Canonical(),
+      .rule = {.topk = values.number("topk"), .threshold = values.number("threshold")},
+      .ffn = values.number("ffn"),
+      .ffn_bits = values.text("ffnbits") == "4" ? 4 : 8,
+      .gap = values.number("gap"),
+      .bits = static_cast<int32_t>(values.number("bits")),
+      .protect_model = values.text("protect") == "model"};
   if (values.text("qskip") == "gap") settings.skip = QuerySkip::kLargeGap;
   if (values.text("qskip") == "small-gap") settings.skip = QuerySkip::kSmallGap;
   if (settings.ffn < 1.0 && !settings.chooses_keys()) {

@@ -127,13 +127,16 @@ class H2o final : public Policy {
   std::string name() const override { return "h2o"; }
   bool is_dense() const override { return settings_.heavy + settings_.recent >= 1.0; }
   double CostShare(int32_t tokens) const override {
-    return DecodeCostShare(settings_.shape, tokens, CacheSlots(tokens), CacheSlots(tokens));
+    const int32_t slots = settings_.Slots(tokens);
+    return DecodeCostShare(settings_.shape, tokens, slots, slots);
   }
   CacheRules cache_rules() const override { return {.evicts = true, .wants_prompt_sums = true}; }
   std::unique_ptr<CacheRun> StartCache() const override {
     return std::make_unique<H2oRun>(settings_);
   }
-  int32_t CacheSlots(int32_t tokens) const override { return settings_.Slots(tokens); }
+  int32_t CacheSlots(int32_t /*prompt*/, int32_t tokens) const override {
+    return settings_.Slots(tokens);
+  }
 
  private:
   const Settings settings_;

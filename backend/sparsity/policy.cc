@@ -4,11 +4,26 @@
 #include <numeric>
 #include <utility>
 
+#include "backend/sparsity/a3.h"
+#include "backend/sparsity/act.h"
+#include "backend/sparsity/dota.h"
+#include "backend/sparsity/elsa.h"
 #include "backend/sparsity/fact.h"
 #include "backend/sparsity/h2o.h"
+#include "backend/sparsity/ltp.h"
+#include "backend/sparsity/mnnfast.h"
 #include "backend/sparsity/policy_text.h"
+#include "backend/sparsity/powerbert.h"
+#include "backend/sparsity/principal.h"
+#include "backend/sparsity/projection.h"
+#include "backend/sparsity/quest.h"
+#include "backend/sparsity/routing.h"
+#include "backend/sparsity/sanger.h"
 #include "backend/sparsity/sinks.h"
+#include "backend/sparsity/snapkv.h"
+#include "backend/sparsity/sofa.h"
 #include "backend/sparsity/spatten.h"
+#include "backend/sparsity/tome.h"
 #include "backend/tensor/status.h"
 
 namespace thresher {
@@ -22,6 +37,10 @@ class CompositeRun final : public PolicyRun {
   void BeforeProjection(int32_t layer, std::span<const int32_t> positions,
                         const LayerPrediction* prediction, SequencePlan* plan) override {
     for (auto& part : parts_) part->BeforeProjection(layer, positions, prediction, plan);
+  }
+  void BeforeScores(int32_t layer, std::span<const int32_t> positions, const LayerVectors& vectors,
+                    const LayerPrediction* prediction, SequencePlan* plan) override {
+    for (auto& part : parts_) part->BeforeScores(layer, positions, vectors, prediction, plan);
   }
   void AfterAttention(int32_t layer, std::span<const int32_t> positions,
                       const AttentionRecord& record, CascadeDecision* decision) override {
@@ -43,9 +62,13 @@ class Composite final : public Policy {
   }
   PredictionRequest prediction() const override {
     for (const auto& part : parts_) {
-      if (part->prediction().wanted) return part->prediction();
+      if (part->prediction().wanted()) return part->prediction();
     }
     return {};
+  }
+  bool chooses_from_scores() const override {
+    return std::ranges::any_of(parts_,
+                               [](const auto& part) { return part->chooses_from_scores(); });
   }
   bool chooses_rows() const override {
     return std::ranges::any_of(parts_, [](const auto& part) { return part->chooses_rows(); });
@@ -80,8 +103,25 @@ class Composite final : public Policy {
 
 using MakePolicy = absl::StatusOr<std::shared_ptr<const Policy>> (*)(const PolicyValues&,
                                                                      const PolicyShape&);
-constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {
-    {"spatten", MakeSpatten}, {"fact", MakeFact}, {"sinks", MakeSinks}, {"h2o", MakeH2o}};
+constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {{"spatten", MakeSpatten},
+                                                               {"fact", MakeFact},
+                                                               {"sinks", MakeSinks},
+                                                               {"h2o", MakeH2o},
+                                                               {"snapkv", MakeSnapKv},
+                                                               {"quest", MakeQuest},
+                                                               {"powerbert", MakePowerBert},
+                                                               {"ltp", MakeLtp},
+                                                               {"tome", MakeTome},
+                                                               {"mnnfast", MakeMnnFast},
+                                                               {"act", MakeAct},
+                                                               {"a3", MakeA3},
+                                                               {"routing", MakeRouting},
+                                                               {"sanger", MakeSanger},
+                                                               {"elsa", MakeElsa},
+                                                               {"dota", MakeDota},
+                                                               {"projection", MakeProjection},
+                                                               {"sofa", MakeSofa},
+                                                               {"principal", MakePrincipal}};
 
 absl::Status CheckShape(const PolicyShape& shape) {
   if (shape.layers > 0 && shape.heads > 0 && shape.kv_heads > 0 &&
@@ -109,6 +149,29 @@ absl::Status CheckKind(std::span<const PolicyValues> parts, bool decoder) {
   return absl::OkStatus();
 }
 
+/// Parts that stand in each other's way: one layer has one prediction, and rows of Q and K that one
+/// part left out are not there for another to choose from.
+absl::Status CheckTogether(std::span<const std::shared_ptr<const Policy>> parts) {
+  const Policy* predicts = nullptr;
+  for (const auto& part : parts) {
+    if (!part->prediction().wanted()) continue;
+    if (predicts != nullptr && predicts->prediction() != part->prediction()) {
+      return InvalidArgument(
+          "policy: {} and {} predict scores in different ways; a policy has one prediction",
+          predicts->name(), part->name());
+    }
+    predicts = part.get();
+  }
+  for (const auto& part : parts) {
+    if (predicts != nullptr && predicts->prediction().from_input() && part->chooses_from_scores()) {
+      return InvalidArgument(
+          "policy: {} chooses from Q and K, of which {} leaves out rows; use one of them",
+          part->name(), predicts->name());
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void CacheRun::Positions(int32_t slots, std::vector<int32_t>* positions) const {
@@ -130,6 +193,7 @@ absl::StatusOr<std::shared_ptr<const Policy>> Policy::Parse(std::string_view tex
     }
   }
   if (policies.size() == 1) return policies[0];
+  THRESHER_RETURN_IF_ERROR(CheckTogether(policies));
   return std::make_shared<const Composite>(std::move(policies));
 }
 

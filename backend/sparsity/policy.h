@@ -3,6 +3,7 @@
 //
 //   BeforeProjection  from the layer's input, as predictions of the scores: candidates, rows to
 //                     generate, FFN precision; and the rules under which the attention runs
+//   BeforeScores      from Q and K, as they are or as predictions of the scores: candidates
 //   AfterAttention    from the statistics: tokens and heads that later layers keep
 //
 // In a decoder a policy rules the KV cache instead: for each sequence it starts a CacheRun, which
@@ -27,6 +28,7 @@
 #include "absl/status/statusor.h"
 #include "backend/device/kv_cache.h"
 #include "backend/device/plan.h"
+#include "backend/device/prediction.h"
 #include "backend/tensor/matrix.h"
 
 namespace thresher {
@@ -43,11 +45,12 @@ struct PolicyShape {
   bool causal = false;       // A decoder: a query sees the keys up to its own position.
 };
 
-/// FACT's eager prediction of a layer's scores, made when asked for.
+/// A prediction of a layer's scores, made when asked for.
 class LayerPrediction {
  public:
   /// `scores` [some, rows]: the predicted scores of queries [first_query, ...) of `head` over all
-  /// rows, times 1/sqrt(head_dim). They live during the call only.
+  /// rows, times 1/sqrt(head_dim); of kSignHash the products of the codes themselves. They live
+  /// during the call only.
   using Body = absl::FunctionRef<void(int32_t head, int64_t first_query, ConstMatrix scores)>;
 
   virtual ~LayerPrediction() = default;
@@ -56,29 +59,53 @@ class LayerPrediction {
   virtual void ForEachBlock(std::span<const int32_t> heads, Body body) const = 0;
 };
 
-/// The part of a prediction that a policy asks for.
-struct PredictionRequest {
-  bool wanted = false;
-  int32_t bits = 8;  // Width of the operands (eager_prediction.h).
+/// Q and K of one sequence in one layer. Rows and heads that its plan does not generate are zero.
+struct LayerVectors {
+  ConstMatrix query;   // [rows, heads * head_dim]
+  ConstMatrix key;     // [rows, kv_heads * head_dim]
+  float scale = 1.0f;  // Scores are scale * q.k.
 };
 
-/// What holds for all later layers once a layer's attention has run. The caller fills in all that
-/// is present; policies only remove. Both lists ascend and never become empty.
+/// Token `from` goes on as a part of token `into`: x[into] = (1 - share) x[into] + share x[from].
+struct RowMerge {
+  int32_t from = 0;
+  int32_t into = 0;
+  float share = 0.5f;
+
+  friend bool operator==(const RowMerge&, const RowMerge&) = default;
+};
+
+/// What holds for all later layers once a layer's attention has run. The caller fills in `rows` and
+/// `heads` with all that is present; policies only remove. Both lists ascend and never become
+/// empty.
 struct CascadeDecision {
   std::vector<int32_t> rows;   // Rows of this layer.
   std::vector<int32_t> heads;  // The model's numbering.
+  /// In this order, `from` among the rows that were removed, `into` among those that stay. A merged
+  /// token's last hidden state is that of the one it was merged into.
+  std::vector<RowMerge> merges;
+  /// The rows leave, and are merged, between the attention (with its residual and norm) and the
+  /// feed-forward network, not after the layer.
+  bool before_ffn = false;
 };
 
 /// One sequence's way through the layers. For each layer in turn the caller makes a plan that holds
-/// the heads still present (unset: all), calls BeforeProjection, runs the layer, calls
-/// AfterAttention and applies the decision. `positions` says which token (numbered as in layer 0)
-/// each row is.
+/// the heads still present (unset: all), calls BeforeProjection, generates Q, K and V, calls
+/// BeforeScores, runs the attention, calls AfterAttention and applies the decision. `positions`
+/// says which token (numbered as in layer 0) each row is.
 class PolicyRun {
  public:
   virtual ~PolicyRun() = default;
-  /// Adds to the plan of `layer`. `prediction` is null unless the policy's prediction() is wanted.
+  /// Adds to the plan of `layer`. `prediction` is null unless the policy's prediction() is one from
+  /// the layer's input.
   virtual void BeforeProjection(int32_t layer, std::span<const int32_t> positions,
                                 const LayerPrediction* prediction, SequencePlan* plan) {}
+  /// Likewise, but what is chosen here (candidates, the attention's rules) leaves nothing out of
+  /// what was generated; the caller notes that in the plan. `prediction` is null unless the
+  /// policy's prediction() is one from Q and K.
+  virtual void BeforeScores(int32_t layer, std::span<const int32_t> positions,
+                            const LayerVectors& vectors, const LayerPrediction* prediction,
+                            SequencePlan* plan) {}
   /// Decides for the layers after `layer`. `record` has the statistics that the plan asked for.
   virtual void AfterAttention(int32_t layer, std::span<const int32_t> positions,
                               const AttentionRecord& record, CascadeDecision* decision) {}
@@ -91,13 +118,15 @@ struct CacheRules {
   double value_keep = 1.0;          // Of decode rows: share of the read slots whose V is read.
   bool rotate_on_read = false;      // Positions are those within the cache.
   bool evicts = false;              // Tokens may leave the cache for good.
+  int32_t stretch = 0;              // Keys have bounds, of so many slots each: see KvFormat.
   /// The run needs the sums of prompt rows, so that a prompt can't come from another's cache.
   bool wants_prompt_sums = false;
+  std::optional<int32_t> prompt_sum_rows;  // Of so many of its last rows alone; unset: of all.
 };
 
 /// One sequence's cache under a policy. The engine calls, in this order:
 ///
-///   for each chunk of the prompt, for each layer: AddSums, if WantsSums
+///   for each chunk of the prompt, for each layer: AddSums, if WantsSums and sums are of its rows
 ///   EndPrompt once, which may evict
 ///   for each decode step: PlaceNew; then for each layer: ChooseReads, and AddSums if WantsSums
 ///
@@ -123,6 +152,8 @@ class CacheRun {
   /// The slots that `layer` reads of `slots`, ascending, the newest token's among them. Left empty:
   /// all.
   virtual void ChooseReads(int32_t layer, int32_t slots, std::vector<int32_t>* reads) {}
+  /// Where keys have bounds: CachedSequence::read_stretches of a decode row.
+  virtual int32_t StretchesToRead(int32_t layer, int32_t slots) const { return 0; }
   /// With rotate_on_read: where each slot stands in the cache, once the new token is placed; the
   /// newest stands at slots - 1. By default slot s stands at s.
   virtual void Positions(int32_t slots, std::vector<int32_t>* positions) const;
@@ -147,6 +178,11 @@ class Policy {
   /// Its keys leave nothing out of this model: running it is running dense.
   virtual bool is_dense() const { return false; }
   virtual PredictionRequest prediction() const { return {}; }
+  /// Its BeforeScores chooses candidates, which it can't join with a part that left out rows of Q
+  /// and K before: such texts are refused.
+  virtual bool chooses_from_scores() const {
+    return prediction().wanted() && !prediction().from_input();
+  }
   /// Its plans may leave out rows or heads of Q, K and V, which takes weights packed by head.
   virtual bool chooses_rows() const { return false; }
   /// Its plans may run rows of the feed-forward network in so many bits; 0: none.
@@ -165,9 +201,9 @@ class Policy {
   virtual CacheRules cache_rules() const { return {}; }
   /// The policy outlives the run.
   virtual std::unique_ptr<CacheRun> StartCache() const { return std::make_unique<CacheRun>(); }
-  /// The most slots that a sequence holds at the end of its prompt and at any step until it has
-  /// `tokens` tokens in all. While the prompt is read, all of it is held.
-  virtual int32_t CacheSlots(int32_t tokens) const { return tokens; }
+  /// The most slots that a sequence holds at the end of its prompt of `prompt` tokens and at any
+  /// step until it has `tokens` in all. While the prompt is read, all of it is held.
+  virtual int32_t CacheSlots(int32_t prompt, int32_t tokens) const { return tokens; }
 };
 
 }  // namespace thresher

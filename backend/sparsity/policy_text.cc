@@ -201,6 +201,9 @@ absl::Status PolicyValues::Assign(std::string_view name, std::string_view text) 
                              key->Range());
     }
     value.text = text;
+    double number = 0.0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error == std::errc() && end == text.data() + text.size()) value.numbers = {number};
     return absl::OkStatus();
   }
   std::optional<std::vector<double>> numbers = ParseNumbers(*key, text);

@@ -49,12 +49,25 @@ struct PolicyKey {
   std::string Range() const;
 };
 
+/// What is turned to make a policy skip more or less, when policies are compared at the same work
+/// (`thresher compare`). The work that is left never grows on the way from `least` to `most`.
+struct PolicyKnob {
+  /// As in a policy's text, with * for the number: "heavy=*,recent=*". Empty: the policy saves no
+  /// work.
+  std::string_view keys;
+  double least = 1.0;        // The number with which the policy skips least,
+  double most = 0.001;       // and most.
+  bool integer = false;      // It is a whole number.
+  bool logarithmic = false;  // Its order of magnitude is what counts.
+};
+
 struct PolicySpec {
   std::string_view name;
   std::string_view title;
   bool encoders;  // Which models it is for.
   bool decoders;
   std::span<const PolicyKey> keys;
+  PolicyKnob knob = {};
 
   /// The same for people: "encoders", "encoders and decoders".
   std::string_view Models() const;
@@ -71,7 +84,8 @@ class PolicyValues {
   bool has(std::string_view key) const { return !Find(key).text.empty(); }
   /// The value as written in the canonical form.
   std::string_view text(std::string_view key) const { return Find(key).text; }
-  /// kNumber and kInteger: the value. kBits: the first of two, 0 when "off".
+  /// kNumber and kInteger: the value. kBits: the first of two, 0 when "off". kChoice: the word as a
+  /// number, 0 if it is none.
   double number(std::string_view key) const;
   /// kBits (none when "off") and kNumberList.
   std::span<const double> numbers(std::string_view key) const { return Find(key).numbers; }

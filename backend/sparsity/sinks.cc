@@ -60,17 +60,17 @@ class Sinks final : public Policy {
   std::string text() const override { return settings_.text; }
   std::string name() const override { return "sinks"; }
   double CostShare(int32_t tokens) const override {
-    return DecodeCostShare(settings_.shape, tokens, CacheSlots(tokens), CacheSlots(tokens));
+    return DecodeCostShare(settings_.shape, tokens, Slots(tokens), Slots(tokens));
   }
   CacheRules cache_rules() const override { return {.rotate_on_read = true, .evicts = true}; }
   std::unique_ptr<CacheRun> StartCache() const override {
     return std::make_unique<SinksRun>(settings_);
   }
-  int32_t CacheSlots(int32_t tokens) const override {
-    return std::min(tokens, settings_.capacity());
-  }
+  int32_t CacheSlots(int32_t /*prompt*/, int32_t tokens) const override { return Slots(tokens); }
 
  private:
+  int32_t Slots(int32_t tokens) const { return std::min(tokens, settings_.capacity()); }
+
   const Settings settings_;
 };
 

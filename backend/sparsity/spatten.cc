@@ -7,6 +7,7 @@
 #include "backend/sparsity/schedule.h"
 #include "backend/sparsity/spatten_cache.h"
 #include "backend/sparsity/spatten_settings.h"
+#include "backend/sparsity/token_cascade.h"
 #include "backend/sparsity/work.h"
 #include "backend/tensor/status.h"
 
@@ -29,13 +30,9 @@ class SpattenRun final : public PolicyRun {
         tokens_(tokens),
         token_importance_(tokens, 0.0),
         group_importance_(settings.shape.kv_heads, 0.0),
-        protected_(tokens, 0) {
-    std::fill_n(protected_.begin(), std::min(settings.first, tokens), uint8_t{1});
-    if (settings.protect_model) {
-      for (const int32_t p : protected_positions) {
-        if (p >= 0 && p < tokens) protected_[p] = 1;
-      }
-    }
+        cascade_(tokens,
+                 settings.protect_model ? protected_positions : std::span<const int32_t>()) {
+    cascade_.ProtectFirst(settings.first);
     if (settings.importance != Importance::kRandom) return;
     for (int32_t p = 0; p < tokens; ++p) {
       token_importance_[p] = RandomRank(settings.seed, tokens, p);
@@ -85,17 +82,9 @@ class SpattenRun final : public PolicyRun {
   }
 
   void KeepTokens(std::span<const int32_t> positions, int64_t count, std::vector<int32_t>* rows) {
-    if (count >= static_cast<int64_t>(rows->size())) return;
     scores_.clear();
-    always_.clear();
-    for (const int32_t row : *rows) {
-      const int32_t position = positions[row];
-      if (protected_[position]) always_.push_back(static_cast<int32_t>(scores_.size()));
-      scores_.push_back(token_importance_[position]);
-    }
-    std::vector<int32_t> kept;
-    for (const int32_t i : top_k_(scores_, count, always_)) kept.push_back((*rows)[i]);
-    *rows = std::move(kept);
+    for (const int32_t position : positions) scores_.push_back(token_importance_[position]);
+    cascade_.KeepBest(positions, scores_, count, rows);
   }
 
   void KeepHeads(int32_t count, std::vector<int32_t>* heads) {
@@ -117,9 +106,8 @@ class SpattenRun final : public PolicyRun {
   const int32_t tokens_;
   std::vector<double> token_importance_;  // By position.
   std::vector<double> group_importance_;
-  std::vector<uint8_t> protected_;  // By position.
+  TokenCascade cascade_;
   std::vector<double> scores_;
-  std::vector<int32_t> always_;
   TopK<double> top_k_;
 };
 
@@ -141,16 +129,14 @@ class Spatten final : public Policy {
   double CostShare(int32_t tokens) const override {
     if (tokens <= 0) return 1.0;
     const PolicyShape& shape = settings_.shape;
-    const LinearWork linear = LinearWorkOf(shape);
     double work = 0.0;
     for (int32_t l = 0; l < shape.layers; ++l) {
       const auto kept = static_cast<double>(KeepCount(tokens, settings_.tokens[l]));
-      const double heads =
-          static_cast<double>(KeepFloor(shape.kv_heads, settings_.heads[l])) / shape.kv_heads;
-      work += kept * (heads * (linear.projections + AttentionWorkOf(shape, kept)) + linear.ffn);
+      work += LayerWorkOf(
+          shape, kept,
+          static_cast<double>(KeepFloor(shape.kv_heads, settings_.heads[l])) / shape.kv_heads);
     }
-    const double dense = linear.projections + linear.ffn + AttentionWorkOf(shape, tokens);
-    return std::clamp(work / (dense * tokens * shape.layers), 1e-6, 1.0);
+    return std::clamp(work / (LayerWorkOf(shape, tokens) * shape.layers), 1e-6, 1.0);
   }
 
   std::unique_ptr<PolicyRun> Start(int32_t tokens,

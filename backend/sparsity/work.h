@@ -25,6 +25,12 @@ inline double AttentionWorkOf(const PolicyShape& shape, double tokens) {
   return 2.0 * tokens * shape.heads * shape.head_dim;
 }
 
+/// Multiply-adds of a layer of `tokens` rows in which so many of the heads (a share) run.
+inline double LayerWorkOf(const PolicyShape& shape, double tokens, double heads = 1.0) {
+  const LinearWork linear = LinearWorkOf(shape);
+  return tokens * (heads * (linear.projections + AttentionWorkOf(shape, tokens)) + linear.ffn);
+}
+
 /// A decode step of a text of `tokens` against a dense one, when a layer reads so many keys and
 /// values in the mean: (0, 1].
 inline double DecodeCostShare(const PolicyShape& shape, int32_t tokens, double keys,

@@ -218,6 +218,10 @@ PRUNING = Dashboard(
             heatmap("Share of the first token", "percentunit", "thresher_attention_sink_share"),
             heatmap("Heads with a sink", "percentunit", "thresher_attention_sink_heads_share",
                     "That give the first token more than 0.3."),
+            heatmap("Collapsed heads", "percentunit", "thresher_attention_collapsed_heads_share",
+                    "Whose entropy is at most a quarter of the largest head's."),
+            heatmap("Overloaded heads", "percentunit", "thresher_attention_overloaded_heads_share",
+                    "Whose entropy is above three quarters of the largest head's."),
         ],
         "Layers (with --metrics-per-layer)": [
             Panel("Tokens kept, by layer", "percentunit",

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,6 +97,9 @@ struct Batch {
           const int32_t at = s % kKvPageTokens;
           StoreKeyRow(layout, keys.view().row(s), at, layout.keys(text.page(s), l, h));
           StoreValueRow(layout, values.view().row(s), at, layout.values(text.page(s), l, h));
+          if (layout.format().stretch == 0) continue;
+          BoundKeys(layout, layout.keys(text.page(s), l, h), at, at + 1,
+                    layout.bounds(text.page(s), l, h));
         }
       }
     }
@@ -165,6 +169,10 @@ Result Attend(Device& device, const Batch& batch) {
 
 KvFormat RandomFormat(RandomData& random) {
   KvFormat format{.element = random.Integer(0, 1) == 0 ? DType::kF32 : DType::kBF16};
+  if (random.Integer(0, 3) == 0) {
+    format.stretch = 1 << random.Integer(0, 5);
+    return format;
+  }
   if (random.Integer(0, 1) == 0) {
     format.planes = {.msb_bits = random.Integer(4, 8), .lsb_bits = random.Integer(1, 8)};
   }
@@ -189,7 +197,13 @@ Batch RandomBatch(uint32_t seed) {
     text.rules.value_keep = keeps[random.Integer(0, 4)];
     const double thresholds[] = {0.0, 0.05, 0.3, 1.0};
     text.rules.refetch_threshold = thresholds[random.Integer(0, 3)];
-    if (decode && random.Integer(0, 1) == 0) {
+    if (!decode && random.Integer(0, 1) == 0) {
+      text.rules.sums_from = random.Integer(0, text.rows);
+    }
+    if (decode && batch.layout.format().stretch > 0 && random.Integer(0, 2) > 0) {
+      text.rules.want_sums = false;
+      text.rules.read_stretches = random.Integer(1, batch.layout.Stretches(slots) + 1);
+    } else if (decode && random.Integer(0, 1) == 0) {
       for (int32_t s = 0; s < slots; ++s) {
         if (s == slots - 1 || random.Integer(0, 3) == 0) text.reads.push_back(s);
       }
@@ -203,6 +217,8 @@ void ExpectSameCounts(const CachedRecord& actual, const CachedRecord& expected) 
   EXPECT_EQ(actual.refetched_rows, expected.refetched_rows);
   EXPECT_EQ(actual.scores, expected.scores);
   EXPECT_EQ(actual.refetched_scores, expected.refetched_scores);
+  EXPECT_EQ(actual.bounds, expected.bounds);
+  EXPECT_EQ(actual.stretches, expected.stretches);
   EXPECT_EQ(actual.values, expected.values);
   EXPECT_EQ(actual.bytes, expected.bytes);
 }
@@ -268,6 +284,127 @@ TEST_P(EachDevice, AListLeavesTheOtherSlotsOut) {
   EXPECT_THAT(result.Rows(0, 1), ElementsAre(0.0f, 8.0f));
   EXPECT_THAT(result.records[0].sums, ElementsAre(1 << 24));
   EXPECT_EQ(result.records[0].bytes, 2 * 2 * 4);
+}
+
+/// One head of two dimensions over six slots in stretches of two, all values their slot's number.
+/// The query is (1, -1): bounds are 5 - (-4) = 9, 3 - 1 = 2 and, of the newest stretch, anything.
+Batch StretchedBatch(const std::vector<std::vector<float>>& keys) {
+  Batch batch({1, 1, 2}, {.stretch = 2});
+  const auto slots = static_cast<int32_t>(keys.size());
+  batch.texts.emplace_back(batch.layout, slots, 1, true);
+  Text& text = batch.texts.back();
+  for (int32_t s = 0; s < slots; ++s) {
+    std::byte* const page = text.pages[0];
+    const std::vector<float> value(2, static_cast<float>(s));
+    StoreKeyRow(batch.layout, keys[static_cast<size_t>(s)].data(), s,
+                batch.layout.keys(page, 0, 0));
+    StoreValueRow(batch.layout, value.data(), s, batch.layout.values(page, 0, 0));
+    BoundKeys(batch.layout, batch.layout.keys(page, 0, 0), s, s + 1,
+              batch.layout.bounds(page, 0, 0));
+  }
+  batch.queries.emplace_back(1, 2);
+  batch.queries[0].view().row(0)[0] = 1;
+  batch.queries[0].view().row(0)[1] = -1;
+  return batch;
+}
+
+TEST_P(EachDevice, StretchesOfTheLargestBoundsAndTheNewestAreRead) {
+  // Nothing has a score of 9: the bound is of no single key.
+  Batch batch = StretchedBatch({{5, 5}, {-4, -4}, {3, 1}, {2, 2}, {0, 0}});
+  Text& text = batch.texts[0];
+  text.rules.read_stretches = 2;
+  const Result result = Attend(*device_, batch);
+  const CachedRecord& record = result.records[0];
+  EXPECT_THAT(record.stretches, ElementsAre(0, 2));
+  EXPECT_EQ(record.scores, 3);  // Slots 0, 1 and 4, which have the same scores.
+  EXPECT_EQ(record.bounds, 2);
+  EXPECT_NEAR(result.out.view().data[0], 5.0f / 3, 1e-6f);
+  EXPECT_EQ(record.bytes, 3 * (2 + 2) * 4 + 2 * (2 + 2) * 4);
+  text.rules.read_stretches = 1;
+  EXPECT_THAT(Attend(*device_, batch).Rows(0, 1), ElementsAre(4.0f, 4.0f));
+  // All there are: nothing is chosen, and no bound is read.
+  text.rules.read_stretches = 3;
+  const CachedRecord all = Attend(*device_, batch).records[0];
+  EXPECT_TRUE(all.stretches.empty());
+  EXPECT_EQ(all.scores, 5);
+  EXPECT_EQ(all.bounds, 0);
+  EXPECT_EQ(all.bytes, 5 * (2 + 2) * 4);
+}
+
+TEST_P(EachDevice, EqualBoundsGoToTheFirstAndNanIsSeen) {
+  Batch batch = StretchedBatch({{1, 0}, {0, 0}, {0, -1}, {0, 0}, {1, 0}, {0, 0}, {9, 9}});
+  batch.texts[0].rules.read_stretches = 3;
+  EXPECT_THAT(Attend(*device_, batch).records[0].stretches, ElementsAre(0, 1, 3));
+  batch = StretchedBatch({{7, 0}, {0, 0}, {0, 0}, {kNan, 0}, {1, 0}, {0, 0}, {9, 9}});
+  batch.texts[0].rules.read_stretches = 2;
+  const Result result = Attend(*device_, batch);
+  EXPECT_THAT(result.records[0].stretches, ElementsAre(1, 3));
+  EXPECT_TRUE(std::isnan(result.out.view().data[0]));
+}
+
+TEST_P(EachDevice, BoundsAreOfAllKeysOfAStretchAndHoldEveryScore) {
+  for (const DType element : {DType::kF32, DType::kBF16}) {
+    for (const int32_t stretch : {1, 4, 16, 32}) {
+      RandomData random(11);
+      Batch batch({4, 2, 20}, {.element = element, .stretch = stretch}, 2);
+      // As a prompt in two chunks, and then token by token.
+      Text& text = batch.Add(random, 90, 0, false);
+      const MatrixBuffer key = random.Normal(90, 40), value = random.Normal(90, 40);
+      const auto store = [&](int32_t from, int32_t to, bool decode) {
+        CachedSequence sequence = text.sequence(from);
+        sequence.rows = to - from;
+        sequence.slots = to;
+        sequence.decode = decode;
+        const absl::Status status = device_->StoreKeysValues(batch.layout, 1, key.view(),
+                                                             value.view(), std::span(&sequence, 1));
+        ASSERT_TRUE(status.ok()) << Message(status);
+      };
+      store(0, 7, false);
+      store(7, 70, false);
+      for (int32_t slot = 70; slot < 90; ++slot) store(slot, slot + 1, true);
+      std::vector<float> least(20), greatest(20), row(20);
+      for (int32_t h = 0; h < 2; ++h) {
+        for (int32_t first = 0; first < 90; first += stretch) {
+          std::byte* const page = text.page(first);
+          LoadBounds(batch.layout, batch.layout.bounds(page, 1, h), first % kKvPageTokens / stretch,
+                     least.data(), greatest.data());
+          for (size_t d = 0; d < 20; ++d) {
+            float lowest = std::numeric_limits<float>::infinity(), highest = -lowest;
+            for (int32_t slot = first; slot < std::min(90, first + stretch); ++slot) {
+              LoadKeyRow(batch.layout, batch.layout.keys(page, 1, h), slot % kKvPageTokens, false,
+                         row.data());
+              lowest = std::min(lowest, row[d]);
+              highest = std::max(highest, row[d]);
+            }
+            EXPECT_EQ(least[d], lowest);
+            EXPECT_EQ(greatest[d], highest);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EachDevice, SumsBeginWithTheRowThatIsAsked) {
+  RandomData random(12);
+  Batch batch({4, 2, 8}, {});
+  Text& text = batch.Add(random, 150, 140, false);
+  text.rules.want_sums = true;
+  const Result whole = Attend(*device_, batch);
+  for (const int32_t from : {0, 1, 30, 139, 140}) {
+    text.rules.sums_from = from;
+    const Result late = Attend(*device_, batch);
+    EXPECT_EQ(late.Rows(0, 140), whole.Rows(0, 140));
+    // A head's rows sum to one each.
+    for (int32_t h = 0; h < 2; ++h) {
+      const auto begin = late.records[0].sums.begin() + 150 * h;
+      EXPECT_NEAR(
+          static_cast<double>(std::accumulate(begin, begin + 150, int64_t{0})) * kProbabilityUnit,
+          2.0 * (140 - from), 1e-3);
+    }
+  }
+  text.rules.sums_from = 0;
+  EXPECT_EQ(Attend(*device_, batch).records[0].sums, whole.records[0].sums);
 }
 
 TEST_P(EachDevice, PromptRowsSeeTheSlotsUpToTheirOwn) {
@@ -747,6 +884,10 @@ TEST_P(Refusals, RowsAndSlots) {
   }
   const std::vector<int32_t> far(40, 2000);
   refused(1, "position 2000", [&](CachedSequence& s) { s.positions = far; });
+  refused(0, "sums from row", [](CachedSequence& s) { s.sums_from = s.rows + 1; });
+  refused(0, "sums from row", [](CachedSequence& s) { s.sums_from = -1; });
+  refused(1, "stretches to read", [](CachedSequence& s) { s.read_stretches = 1; });
+  refused(1, "stretches to read", [](CachedSequence& s) { s.read_stretches = -1; });
   std::ranges::copy(good, sequences_.begin());
   input_.rotary = nullptr;
   ExpectRefused("table");

@@ -98,8 +98,8 @@ TEST_P(EagerPrediction, ScoresAreThoseOfThePlainFunction) {
          .query_scales = query.scales.view(),
          .key_codes = key.codes.view(),
          .key_scales = key.scales.view(),
-         .head_dim = kDim,
-         .scale = 0.3f},
+         .width = kDim,
+         .factor = kMantissaCorrection * 0.3f},
         heads, [&](int32_t head, int64_t first, ConstMatrix scores) {
           const std::lock_guard lock(mutex);
           seen[head] += scores.rows;
@@ -133,7 +133,7 @@ TEST_P(EagerPrediction, RefusesWhatDoesNotFit) {
                                                       .query_scales = scales.view(),
                                                       .key_codes = codes.view(),
                                                       .key_scales = scales.view(),
-                                                      .head_dim = 3},
+                                                      .width = 3},
                                                      heads, [](int32_t, int64_t, ConstMatrix) {});
   EXPECT_NE(Message(status).find("head 2 of 2"), std::string::npos) << Message(status);
 }

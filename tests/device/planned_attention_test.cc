@@ -147,6 +147,20 @@ SequencePlan RandomPlan(const AttentionExtent& extent, std::mt19937& random) {
     plan.quantization = ProgressiveQuantization{
         .msb_bits = static_cast<int32_t>(4 + random() % 5), .lsb_bits = 4, .threshold = 0.15};
   }
+  plan.wanted.self_sums = random() % 2 == 0;
+  if (random() % 3 == 0) plan.value_threshold = 0.002 * static_cast<double>(1 + random() % 50);
+  if (random() % 3 == 0) {
+    plan.calibration = AttentionCalibration{
+        .heads = {}, .threshold = 1.5, .relative = true, .beta = 0.25 * (random() % 4)};
+    for (int32_t h = 0; h < extent.heads; ++h) {
+      if (random() % 2 == 0) plan.calibration->heads.push_back(h);
+    }
+  }
+  if (random() % 3 == 0) {
+    for (int32_t j = 0; j < extent.keys; ++j) {
+      plan.token_sizes.push_back(static_cast<float>(1 + random() % 6));
+    }
+  }
   return plan;
 }
 
@@ -189,9 +203,10 @@ TEST(PlannedAttentionOnCpu, RandomPlansAgreeWithTheReference) {
       EXPECT_EQ(a.refetched_rows, e.refetched_rows);
       EXPECT_EQ(a.refetched_scores, e.refetched_scores);
       ExpectNear(a.column_sums, e.column_sums, 1e-5);
+      ExpectNear(a.self_sums, e.self_sums, 1e-5);
       ExpectNear(a.head_l1, e.head_l1, 1e-4);
       ExpectNear(a.sink_sums, e.sink_sums, 1e-5);
-      EXPECT_NEAR(a.entropy_sum, e.entropy_sum, 1e-5 * (1.0 + e.entropy_sum));
+      ExpectNear(a.entropy_sums, e.entropy_sums, 1e-5);
     }
     const ConstMatrix a = actual.out.view(), e = expected.out.view();
     for (int64_t i = 0; i < a.rows; ++i) {
@@ -218,7 +233,8 @@ TEST(PlannedAttentionOnCpu, WithNothingLeftOutHasTheBitsOfDense) {
       expect_dense("no rule");
       for (size_t s = 0; s < 2; ++s) {
         SequencePlan& plan = batch.plans[s];
-        plan.wanted = {.column_sums = true, .head_l1 = true, .distribution = true};
+        plan.wanted = {
+            .column_sums = true, .self_sums = true, .head_l1 = true, .distribution = true};
         const int32_t n = batch.lengths[s];
         plan.candidates.emplace(3, n, n);
         for (int32_t h = 0; h < 3; ++h) {
@@ -246,9 +262,11 @@ TEST(PlannedAttentionOnCpu, SameBitsAloneAndTogetherOnAnyNumberOfThreads) {
       EXPECT_EQ(alone.Rows(0, batch.lengths[s]),
                 together.Rows(batch.offsets[s], batch.offsets[s + 1]));
       EXPECT_EQ(alone.records[0].column_sums, together.records[s].column_sums);
+      EXPECT_EQ(alone.records[0].self_sums, together.records[s].self_sums);
+      EXPECT_EQ(alone.records[0].values, together.records[s].values);
       EXPECT_EQ(alone.records[0].head_l1, together.records[s].head_l1);
       EXPECT_EQ(alone.records[0].sink_sums, together.records[s].sink_sums);
-      EXPECT_EQ(alone.records[0].entropy_sum, together.records[s].entropy_sum);
+      EXPECT_EQ(alone.records[0].entropy_sums, together.records[s].entropy_sums);
     }
   }
 }

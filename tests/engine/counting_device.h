@@ -88,6 +88,11 @@ class CountingDevice final : public Device {
     if (!input.row_scales.empty()) counts_.encoded_rows += input.x.rows * (input.x.cols / group);
     return device_->EncodeLeadingOne(input, bits, group, codes, scales);
   }
+  absl::Status EncodeVectors(const VectorCodes& encoder, ConstMatrix x,
+                             std::span<const float> center, Matrix codes, Matrix scales) override {
+    counts_.encoded_rows += x.rows * scales.cols;
+    return device_->EncodeVectors(encoder, x, center, codes, scales);
+  }
   absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
                              ScoreBlockBody body) override {
     counts_.predicted_rows +=

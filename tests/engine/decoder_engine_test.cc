@@ -33,6 +33,8 @@ constexpr std::string_view kPolicies[] = {
     "spatten:final=0.3,bits=6/4,refetch=0.3",
     "sinks:first=2,recent=20",
     "h2o:heavy=0.2,recent=0.2",
+    "snapkv:keep=0.4,window=5,pool=3",
+    "quest:keep=0.2,page=4,whole=0",
 };
 
 class OnDevices : public ::testing::TestWithParam<std::string> {
@@ -110,10 +112,9 @@ TEST_P(OnDevices, ATextHasTheSameBitsWhateverElseRuns) {
       if (c.read < c.prompt.size()) {
         const size_t count = 1 + random() % (c.prompt.size() - c.read);
         part.ids = std::span(c.prompt).subspan(c.read, count);
-        part.prompt = true;
+        part.prompt_tokens = static_cast<int32_t>(c.prompt.size());
         c.read += count;
-        part.prompt_ends = c.read == c.prompt.size();
-        if (!part.prompt_ends) part.logits = StepPart::Logits::kNone;
+        if (c.read < c.prompt.size()) part.logits = StepPart::Logits::kNone;
       } else {
         c.next = testing::ArgMaxOf(c.together.back());
         part.ids = std::span(&c.next, 1);
@@ -178,13 +179,42 @@ TEST_P(OnDevices, PromptsThatBeginAlikeShareTheirPages) {
   EXPECT_EQ(engine->pool().snapshot().prefix_hits, 1);
   Rows rows = RunStep(*engine, {.text = text.get(),
                                 .ids = std::span(second).subspan(kKvPageTokens),
-                                .prompt = true,
-                                .prompt_ends = true,
+                                .prompt_tokens = static_cast<int32_t>(second.size()),
                                 .logits = StepPart::Logits::kLast});
   EXPECT_EQ(rows[0], alone[0]);
   // Not where the policy must have seen the prompt, nor in another format.
   EXPECT_EQ(DecoderEngine::Tokens(*start("h2o")), 0);
   EXPECT_EQ(DecoderEngine::Tokens(*start("spatten:bits=6/4")), 0);
+  EXPECT_EQ(DecoderEngine::Tokens(*start("quest:keep=0.5,whole=0")), 0);
+}
+
+TEST_P(OnDevices, BoundsAreReadAndHeldAndCounted) {
+  const auto engine = MakeDecoder(Golden("decoder-llama3"), device_);
+  const std::vector<int32_t> prompt = RandomIds(*engine, 30, 5);
+  const CachedTextPtr text =
+      StartText(*engine, MakePolicy(*engine, "quest:keep=0.1,page=4,whole=1"), 30, 31);
+  (void)RunStep(*engine, {.text = text.get(), .ids = prompt, .prompt_tokens = 30});
+  const int32_t id = 1;
+  (void)RunStep(*engine, {.text = text.get(), .ids = std::span(&id, 1)});
+  const v1::PruningReport report = DecoderEngine::Report(*text);
+  const auto& config = engine->config();
+  const int64_t pair = 2 * int64_t{config.head_dim} * 4 * config.kv_heads;
+  // Of 31 slots in 8 pages: the newest page's 3 and those of two more; and 7 pages' bounds.
+  EXPECT_EQ(report.decode().bytes().done(), (31 + (config.layers - 1) * (3 + 8 + 7)) * pair);
+  EXPECT_EQ(report.decode().predicted_scores(), (config.layers - 1) * 7 * config.heads);
+  // Of each page of 32 slots there are 8 bounds, each as much as a key and a value.
+  EXPECT_EQ(report.kv_held().done(), 31 * config.layers * (pair + pair / 4));
+  EXPECT_EQ(report.kv_held().dense(), 31 * config.layers * pair);
+}
+
+TEST(DecoderEngine, AChunkEndsWithinItsPrompt) {
+  const auto engine = MakeDecoder(Golden("decoder-gpt2"), MakeDevice("reference"));
+  const CachedTextPtr text = StartText(*engine, nullptr, 4, 5);
+  const std::vector<int32_t> ids = RandomIds(*engine, 4, 5);
+  const StepPart part = {.text = text.get(), .ids = ids, .prompt_tokens = 3};
+  const absl::Status status =
+      engine->Step(std::span(&part, 1), [](size_t, int32_t, std::span<const float>) {});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(OnDevices, EvictionHoldsAndReadsNoMoreThanItSays) {
@@ -192,11 +222,9 @@ TEST_P(OnDevices, EvictionHoldsAndReadsNoMoreThanItSays) {
   const std::vector<int32_t> prompt = RandomIds(*engine, 30, 5);
   const auto policy = MakePolicy(*engine, "sinks:first=2,recent=20");
   const CachedTextPtr text = StartText(*engine, policy, 30, 40);
-  (void)RunStep(*engine, {.text = text.get(),
-                          .ids = prompt,
-                          .prompt = true,
-                          .prompt_ends = true,
-                          .logits = StepPart::Logits::kNone});
+  (void)RunStep(
+      *engine,
+      {.text = text.get(), .ids = prompt, .prompt_tokens = 30, .logits = StepPart::Logits::kNone});
   const int32_t id = 1;
   for (int i = 0; i < 10; ++i) {
     (void)RunStep(*engine, {.text = text.get(), .ids = std::span(&id, 1)});
@@ -218,11 +246,9 @@ v1::PruningReport Explain(DecoderEngine& engine, std::string_view policy) {
   const CachedTextPtr text =
       StartText(engine, MakePolicy(engine, policy), 30, 40, {.layers = true, .tokens = true});
   const std::vector<int32_t> prompt = RandomIds(engine, 30, 5);
-  (void)RunStep(engine, {.text = text.get(),
-                         .ids = prompt,
-                         .prompt = true,
-                         .prompt_ends = true,
-                         .logits = StepPart::Logits::kNone});
+  (void)RunStep(
+      engine,
+      {.text = text.get(), .ids = prompt, .prompt_tokens = 30, .logits = StepPart::Logits::kNone});
   for (int32_t id = 0; id < 10; ++id) {
     (void)RunStep(engine, {.text = text.get(), .ids = std::span(&id, 1)});
   }
@@ -255,6 +281,19 @@ TEST(DecoderEngine, AReportThatExplainsTellsWhoseKeysTheLastStepRead) {
     EXPECT_TRUE(std::all_of(heads.end() - 8, heads.end(),
                             [&](int32_t count) { return count == config.kv_heads; }));
     EXPECT_EQ(heads[0], config.kv_heads);
+  }
+  for (const auto& heads : layers_of("snapkv:keep=0.5,window=4")) {  // 15 of the prompt.
+    EXPECT_EQ(std::accumulate(heads.begin(), heads.end(), 0), (15 + 10) * config.kv_heads);
+    EXPECT_TRUE(std::all_of(heads.begin() + 26, heads.end(),
+                            [&](int32_t count) { return count == config.kv_heads; }));
+  }
+  // Pages are 0 to 3, ..., 36 to 39; of the ten each head reads five, the last among them.
+  const auto pages = layers_of("quest:keep=0.5,page=4,whole=1");
+  EXPECT_EQ(pages.front(), std::vector<int32_t>(40, config.kv_heads));
+  for (const auto& heads : std::span(pages).subspan(1)) {
+    EXPECT_EQ(std::accumulate(heads.begin(), heads.end(), 0), 20 * config.kv_heads);
+    for (size_t slot = 0; slot < 40; ++slot) EXPECT_EQ(heads[slot], heads[slot / 4 * 4]);
+    EXPECT_EQ(heads[39], config.kv_heads);
   }
   // All heads of a layer read the same: floor(40 x share) keys.
   const auto cascade = layers_of("spatten:final=0.25");

@@ -87,8 +87,7 @@ inline std::vector<std::vector<float>> RunAlone(DecoderEngine& engine,
     const bool ends = begin + count == prompt.size();
     logits = RunStep(engine, {.text = text.get(),
                               .ids = prompt.subspan(begin, count),
-                              .prompt = true,
-                              .prompt_ends = ends,
+                              .prompt_tokens = length,
                               .logits = StepPart::Logits::kLast});
     if (ends) break;
   }

@@ -209,7 +209,7 @@ TEST(AttentionDistribution, OfUniformRowsIsTheLogarithmOfTheLength) {
   // Four heads, T queries, each row uniform over T keys.
   for (const int32_t length : {1, 2, 3, 4, 64}) {
     AttentionRecord record{.rows = 4 * length};
-    record.entropy_sum = 4 * length * std::log(length);
+    record.entropy_sums.assign(4, length * std::log(length));
     record.sink_sums.assign(4, 1.0);  // length rows of 1 / length.
     AttentionDistribution distribution;
     distribution.Add(Measuring(), true, record);
@@ -228,6 +228,7 @@ TEST(AttentionDistribution, OfAUniformCausalMapIsTheHarmonicMean) {
   for (int i = 1; i <= kLength; ++i) harmonic += 1.0 / i;
   AttentionRecord record{.rows = kLength};
   record.sink_sums = {harmonic};
+  record.entropy_sums = {0.0};
   AttentionDistribution distribution;
   distribution.Add(Measuring(), true, record);
   v1::PruningReport report;
@@ -243,6 +244,7 @@ TEST(AttentionDistribution, HeadsAreJudgedByTheirOwnRows) {
   plan.one_hot = {-1, -1, 0, -1, -1, -1};
   AttentionRecord record{.rows = 3};
   record.sink_sums = {0.0, 0.5, 0.2};
+  record.entropy_sums = {0.0, 0.1, 0.2};
   AttentionDistribution distribution;
   distribution.Add(plan, true, record);
   v1::PruningReport report;
@@ -251,12 +253,38 @@ TEST(AttentionDistribution, HeadsAreJudgedByTheirOwnRows) {
   EXPECT_DOUBLE_EQ(report.sink_share(), 0.7 / 3);
 }
 
+TEST(AttentionDistribution, HeadsAreClassedByTheLargestEntropy) {
+  // Two layers of four heads with two rows each: means of 4 (the largest), 3.1, 3, 1.1; 1, 0, 2, 2.
+  AttentionDistribution distribution;
+  for (const std::vector<double>& sums : {std::vector<double>{8, 6.2, 6, 2.2}, {2, 0, 4, 4}}) {
+    AttentionRecord record{.rows = 8};
+    record.sink_sums.assign(4, 0.0);
+    record.entropy_sums = sums;
+    distribution.Add(Measuring(), true, record);
+  }
+  v1::PruningReport report;
+  distribution.Fill(&report);
+  EXPECT_DOUBLE_EQ(report.collapsed_heads(), 2.0 / 8);   // 1 is a quarter: at most.
+  EXPECT_DOUBLE_EQ(report.overloaded_heads(), 2.0 / 8);  // 3 is three quarters: not above.
+}
+
+TEST(AttentionDistribution, OneTokenCollapsesEveryHead) {
+  AttentionRecord record{.rows = 2};
+  record.sink_sums = record.entropy_sums = {0.0, 0.0};
+  AttentionDistribution distribution;
+  distribution.Add(Measuring(), true, record);
+  v1::PruningReport report;
+  distribution.Fill(&report);
+  EXPECT_EQ(report.collapsed_heads(), 1.0);
+  EXPECT_EQ(report.overloaded_heads(), 0.0);
+}
+
 TEST(AttentionDistribution, SinkIsOfTheLayersThatTheFirstTokenReached) {
   AttentionRecord first{.rows = 4};
-  first.entropy_sum = 4.0;
+  first.entropy_sums = {3.0, 1.0};
   first.sink_sums = {2.0, 0.2};      // Two rows each.
   AttentionRecord later{.rows = 2};  // Row 0 is another token now, however much it receives.
-  later.entropy_sum = 0.5;
+  later.entropy_sums = {0.5, 0.0};
   later.sink_sums = {1.0, 1.0};
   AttentionDistribution distribution;
   distribution.Add(Measuring(), true, first);

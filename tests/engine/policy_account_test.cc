@@ -79,13 +79,17 @@ std::string RandomPolicy(std::mt19937& random) {
   if (chance()) fact += fmt::format(",ffn={}", share());
   if (fact.find("ffn") != std::string::npos && chance()) fact += ",ffnbits=4";
   if (chance()) fact += ",qskip=gap,gap=0.5";
-  switch (random() % 4) {
+  switch (random() % 6) {
     case 0:
       return "dense";
     case 1:
       return spatten;
     case 2:
       return fact;
+    case 3:
+      return fmt::format("{}:final={}", chance() ? "powerbert" : "tome", share());
+    case 4:
+      return fmt::format("ltp:final={}+{}+mnnfast:threshold=0.02", share() / 5, spatten);
     default:
       return spatten + "+" + fact;
   }
@@ -102,6 +106,9 @@ TEST_P(PolicyAccountTest, SumsEqualWhatTheDeviceRan) {
       sequences.push_back(MakeSequence(random() % golden_["cases"].size(), policy, false));
     }
     SCOPED_TRACE(described);
+    const bool leaves =  // Tokens, before the feed-forward network.
+        described.find("powerbert") != std::string::npos ||
+        described.find("tome") != std::string::npos || described.find("ltp") != std::string::npos;
     device_->Take();
     const auto outputs = testing::RunBatch(*model_->engine, sequences);
     Counts counts = device_->Take();
@@ -116,9 +123,15 @@ TEST_P(PolicyAccountTest, SumsEqualWhatTheDeviceRan) {
     EXPECT_EQ(ran("attention.output.dense"), sum.tokens().done());
     for (const char* module : {"intermediate.dense", "output.dense"}) {
       EXPECT_EQ(ran(module), sum.ffn_full_precision().done()) << module;
-      EXPECT_EQ(ran(module, Precision::kInt8) + ran(module, Precision::kInt4),
+      // The others in low precision, or, having left before, not at all.
+      EXPECT_LE(ran(module, Precision::kInt8) + ran(module, Precision::kInt4),
                 sum.tokens().done() - sum.ffn_full_precision().done())
           << module;
+      if (!leaves) {
+        EXPECT_EQ(ran(module, Precision::kInt8) + ran(module, Precision::kInt4),
+                  sum.tokens().done() - sum.ffn_full_precision().done())
+            << module;
+      }
     }
     EXPECT_EQ(counts.predicted_rows, sum.predicted_rows());
     EXPECT_EQ(counts.predicted_scores, sum.predicted_scores());
@@ -145,7 +158,7 @@ TEST_P(PolicyAccountTest, SinkIsOfTheLayersThatTheFirstTokenReached) {
     int64_t sink_rows = 0, rows = 0;
     for (size_t layer = 0; layer < counts.records.size(); ++layer) {
       const AttentionRecord& record = counts.records[layer][0];
-      entropy += record.entropy_sum;
+      for (const double head : record.entropy_sums) entropy += head;
       rows += record.rows;
       if (layer >= reached) continue;
       for (const double head : record.sink_sums) sink += head;

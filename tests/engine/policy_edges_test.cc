@@ -34,6 +34,12 @@ constexpr const char* kPolicies[] = {
     "fact:topk=0.2,threshold=0.05,ffn=0.3,qskip=gap",
     "fact:topk=0.5,qskip=small-gap,gap=1",
     "spatten:final=0.3,heads=0.5+fact:topk=0.3,ffn=0.5",
+    "powerbert:counts=9/7/7/2,protect=none",
+    "ltp:final=0.5,protect=none+fact:topk=0.5,ffn=0.5",
+    "tome:merge=5+spatten:final=0.5,heads=0.5",
+    "a3:setting=approximate+spatten:final=0.4,heads=0.5",
+    "routing:keep=0.2+powerbert:final=0.3",
+    "mnnfast:threshold=0.2+act:first=0,threshold=0,beta=0",
 };
 
 class PolicyEdgesTest : public ::testing::TestWithParam<const char*> {

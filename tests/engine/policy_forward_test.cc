@@ -93,7 +93,9 @@ TEST_P(PolicyForwardTest, KeepingEverythingHasTheBitsOfDense) {
   const auto& ids = golden_["cases"][5]["input_ids"];
   const auto dense = Run({MakeSequence(ids, "")});
   for (const char* policy :
-       {"dense", "spatten:final=1", "spatten:keep=1", "fact:topk=1,threshold=0"}) {
+       {"dense", "spatten:final=1", "spatten:keep=1", "fact:topk=1,threshold=0", "powerbert",
+        "powerbert:counts=512/512/512/512/512/512", "ltp:thresholds=0/0/0/0/0/0.000001", "tome",
+        "mnnfast", "act:beta=1"}) {
     const auto kept = Run({MakeSequence(ids, policy)});
     EXPECT_EQ(kept[0].logits, dense[0].logits) << policy;
     EXPECT_EQ(kept[0].embedding, dense[0].embedding) << policy;
@@ -110,10 +112,19 @@ TEST_P(PolicyForwardTest, SameBitsAloneAndBesideOtherPolicies) {
                             "spatten:final=0.7,bits=6/4,refetch=0.1",
                             "fact:topk=0.25,threshold=0.01,ffn=0.5,qskip=gap",
                             "spatten:final=0.6+fact:topk=0.5",
-                            "fact:topk=0.5,ffn=0.5,ffnbits=4"};
+                            "fact:topk=0.5,ffn=0.5,ffnbits=4",
+                            "powerbert:final=0.4",
+                            "ltp:final=0.1",
+                            "tome:final=0.4",
+                            "mnnfast:threshold=0.02",
+                            "act:first=1,alpha=2",
+                            "a3",
+                            "routing:keep=0.3",
+                            "tome:merge=2+spatten:final=0.7+mnnfast:threshold=0.01"};
   std::vector<Sequence> together;
-  for (size_t i = 0; i < 14; ++i) {
-    together.push_back(MakeSequence(golden_["cases"][i]["input_ids"], policies[i % 7]));
+  for (size_t i = 0; i <= std::size(policies); ++i) {
+    together.push_back(
+        MakeSequence(golden_["cases"][i]["input_ids"], policies[i % std::size(policies)]));
   }
   const auto batch = Run(together);
   for (size_t i = 0; i < together.size(); ++i) {
@@ -125,8 +136,10 @@ TEST_P(PolicyForwardTest, SameBitsAloneAndBesideOtherPolicies) {
 }
 
 TEST_P(PolicyForwardTest, TheAccountAddsUpAndDoneIsWithinDense) {
-  for (const char* policy : {"spatten:final=0.4,heads=0.5,values=0.3,bits=6/4",
-                             "fact:topk=0.25,ffn=0.5", "spatten:keep=0.7+fact:topk=0.25"}) {
+  for (const char* policy :
+       {"spatten:final=0.4,heads=0.5,values=0.3,bits=6/4", "fact:topk=0.25,ffn=0.5",
+        "spatten:keep=0.7+fact:topk=0.25", "powerbert:final=0.5", "ltp:final=0.05",
+        "tome:merge=3+mnnfast:threshold=0.02"}) {
     const auto outputs = Run({MakeSequence(golden_["cases"][7]["input_ids"], policy)});
     const v1::PruningReport& report = outputs[0].report;
     v1::PruningReport::Work sum;
@@ -162,7 +175,9 @@ TEST_P(PolicyForwardTest, FewerBitsOfTheLowPrecisionNetworkDriftFurther) {
 
 TEST_P(PolicyForwardTest, OneTokenRunsUnderEveryPolicy) {
   for (const char* policy :
-       {"spatten:final=0.1", "fact:topk=0.1,ffn=0.5", "spatten:final=0.2,values=0.1,bits=4/4"}) {
+       {"spatten:final=0.1", "fact:topk=0.1,ffn=0.5", "spatten:final=0.2,values=0.1,bits=4/4",
+        "powerbert:final=0.1", "ltp:final=1,protect=none", "tome:merge=9,protect=none",
+        "mnnfast:threshold=1", "act:first=0,alpha=0.5"}) {
     Sequence one = MakeSequence(std::vector<int32_t>{2}, policy);
     const auto outputs = Run({one});
     EXPECT_EQ(outputs[0].report.total().tokens().done(), 6) << policy;

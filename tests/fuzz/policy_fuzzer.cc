@@ -71,7 +71,7 @@ void Walk(const Policy& policy, const PolicyShape& shape, int32_t tokens, Floats
     const thresher::testing::GivenScores prediction(predicted);
     SequencePlan plan;
     plan.heads = heads;
-    run->BeforeProjection(layer, positions, policy.prediction().wanted ? &prediction : nullptr,
+    run->BeforeProjection(layer, positions, policy.prediction().wanted() ? &prediction : nullptr,
                           &plan);
     const AttentionExtent extent = {.heads = shape.heads,
                                     .kv_heads = shape.kv_heads,
@@ -99,7 +99,7 @@ void Walk(const Policy& policy, const PolicyShape& shape, int32_t tokens, Floats
 }
 
 void WalkCache(const Policy& policy, const PolicyShape& shape, int32_t tokens, uint64_t seed) {
-  for (int32_t held = 1; held < 40; ++held) Require(policy.CacheSlots(held) <= held);
+  for (int32_t held = 1; held < 40; ++held) Require(policy.CacheSlots(1, held) <= held);
   thresher::testing::CacheWalk walk(policy, shape, seed);
   Require(walk.Prompt(std::vector<int32_t>{tokens, 1}).ok());
   for (int32_t step = 0; step < 12; ++step) Require(walk.Step().ok());

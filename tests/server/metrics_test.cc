@@ -224,6 +224,8 @@ TEST_F(MetricsTest, AReportIsCountedByModelPolicyAndKind) {
   measured.set_attention_entropy(1.5);
   measured.set_sink_share(0.25);
   measured.set_sink_heads(0.5);
+  measured.set_collapsed_heads(0.125);
+  measured.set_overloaded_heads(0.75);
   metrics_.OnReport("m", "spatten", measured);
   metrics_.OnReport("m", "spatten", v1::PruningReport());  // Nothing ran.
   const std::string text = metrics_.Exposition();
@@ -249,6 +251,8 @@ TEST_F(MetricsTest, AReportIsCountedByModelPolicyAndKind) {
   EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_sum{model="m"})"), 1.5);
   EXPECT_EQ(Value(text, R"(thresher_attention_sink_share_sum{model="m"})"), 0.25);
   EXPECT_EQ(Value(text, R"(thresher_attention_sink_heads_share_sum{model="m"})"), 0.5);
+  EXPECT_EQ(Value(text, R"(thresher_attention_collapsed_heads_share_sum{model="m"})"), 0.125);
+  EXPECT_EQ(Value(text, R"(thresher_attention_overloaded_heads_share_sum{model="m"})"), 0.75);
   EXPECT_THAT(text, Not(HasSubstr("layer=")));
 }
 

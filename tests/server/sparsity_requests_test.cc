@@ -162,6 +162,7 @@ TEST_F(SparsityRequestsTest, ExplainTellsOfEachLayerAndEachPiece) {
   EXPECT_GT(report.attention_entropy(), 0.0);
   EXPECT_GT(report.sink_share(), 0.0);
   EXPECT_TRUE(report.has_sink_heads());
+  EXPECT_GT(report.overloaded_heads(), 0.0);
 }
 
 TEST_F(SparsityRequestsTest, WithoutExplainTheAnswerHasTotalsAlone) {
@@ -175,6 +176,8 @@ TEST_F(SparsityRequestsTest, WithoutExplainTheAnswerHasTotalsAlone) {
     EXPECT_FALSE(info.report().has_attention_entropy());
     EXPECT_FALSE(info.report().has_sink_share());
     EXPECT_FALSE(info.report().has_sink_heads());
+    EXPECT_FALSE(info.report().has_collapsed_heads());
+    EXPECT_FALSE(info.report().has_overloaded_heads());
     EXPECT_GT(info.report().total().tokens().done(), 0);
   }
   EXPECT_EQ(Metric(R"(thresher_attention_entropy_nats_count{model="sst2-mini"})"), 1);

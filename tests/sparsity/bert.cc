@@ -144,7 +144,7 @@ BertRun Bert::Run(std::span<const int32_t> ids, const Policy& policy) {
     plan.heads = heads;
     std::vector<MatrixBuffer> predicted;
     std::vector<ConstMatrix> scores;
-    if (policy.prediction().wanted) {
+    if (policy.prediction().wanted()) {
       predicted = Predict(layer, x.view(), policy.prediction().bits);
       for (const MatrixBuffer& head : predicted) scores.push_back(head.view());
     }

@@ -30,11 +30,13 @@ class CacheWalk {
 
   /// Reads a prompt in chunks of so many tokens, which are not empty.
   absl::Status Prompt(std::span<const int32_t> chunks) {
+    prompt_ = std::accumulate(chunks.begin(), chunks.end(), 0);
+    const int32_t summed_from = prompt_ - policy_.cache_rules().prompt_sum_rows.value_or(prompt_);
     for (const int32_t chunk : chunks) {
-      const int32_t from = tokens_;
+      const int32_t from = std::max(tokens_, summed_from);
       tokens_ += chunk;
       for (int32_t layer = 0; layer < shape_.layers; ++layer) {
-        if (!run_->WantsSums(layer)) continue;
+        if (from >= tokens_ || !run_->WantsSums(layer)) continue;
         std::vector<int64_t> sums(static_cast<size_t>(shape_.kv_heads) * tokens_);
         for (int32_t h = 0; h < shape_.kv_heads; ++h) {
           for (int32_t query = from; query < tokens_; ++query) {
@@ -114,6 +116,10 @@ class CacheWalk {
     reads.clear();
     run_->ChooseReads(layer, slots_, &reads);
     if (!reads.empty()) THRESHER_RETURN_IF_ERROR(CheckAscending(reads, slots_));
+    if (run_->StretchesToRead(layer, slots_) != 0 &&
+        (policy_.cache_rules().stretch == 0 || !reads.empty() || run_->WantsSums(layer))) {
+      return Internal("stretches are chosen by bounds, without a list and without sums");
+    }
     if (!run_->WantsSums(layer)) return absl::OkStatus();
     std::vector<int64_t> sums;  // [kv_heads][slots that are read]
     for (int32_t h = 0; h < shape_.kv_heads; ++h) {
@@ -140,9 +146,9 @@ class CacheWalk {
 
   absl::Status CheckRoom(bool evicted) const {
     if (evicted && !policy_.cache_rules().evicts) return Internal("must not evict");
-    if (slots_ > policy_.CacheSlots(tokens_)) {
+    if (slots_ > policy_.CacheSlots(prompt_, tokens_)) {
       return Internal("{} slots of {} tokens; at most {}", slots_, tokens_,
-                      policy_.CacheSlots(tokens_));
+                      policy_.CacheSlots(prompt_, tokens_));
     }
     return absl::OkStatus();
   }
@@ -168,6 +174,7 @@ class CacheWalk {
   const PolicyShape shape_;
   const uint64_t seed_;
   const std::unique_ptr<CacheRun> run_;
+  int32_t prompt_ = 0;
   int32_t tokens_ = 0;
   int32_t slots_ = 0;
   std::vector<Slots> held_;   // [layers][kv_heads]

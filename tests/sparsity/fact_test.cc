@@ -238,12 +238,12 @@ TEST(Fact, KeepingAllIsDense) {
   for (const char* text : {"fact", "fact:topk=1,threshold=0,ffn=1,qskip=off", "fact:bits=4"}) {
     const auto policy = Make(text, Shape(2));
     EXPECT_TRUE(policy->is_dense()) << text;
-    EXPECT_FALSE(policy->prediction().wanted) << text;
+    EXPECT_FALSE(policy->prediction().wanted()) << text;
     EXPECT_EQ(policy->CostShare(50), 1.0);
   }
   const auto policy = Make("fact:topk=0.5,bits=6", Shape(2));
   EXPECT_FALSE(policy->is_dense());
-  EXPECT_TRUE(policy->prediction().wanted);
+  EXPECT_TRUE(policy->prediction().wanted());
   EXPECT_EQ(policy->prediction().bits, 6);
 }
 

@@ -56,12 +56,12 @@ TEST(H2o, RulesSayThatTokensLeaveAndSumsAreWanted) {
 
 TEST(H2o, SharesRoundUpAndGrowWithTheText) {
   const auto policy = Make("h2o:heavy=0.1,recent=0.2", Shape(1, 1));
-  EXPECT_EQ(policy->CacheSlots(1), 1);
-  EXPECT_EQ(policy->CacheSlots(2), 2);
-  EXPECT_EQ(policy->CacheSlots(10), 3);
-  EXPECT_EQ(policy->CacheSlots(11), 5);
-  EXPECT_EQ(policy->CacheSlots(1000), 300);
-  EXPECT_EQ(Make("h2o:heavy=0.1,recent=0.2,first=7", Shape(1, 1))->CacheSlots(20), 11);
+  EXPECT_EQ(policy->CacheSlots(1, 1), 1);
+  EXPECT_EQ(policy->CacheSlots(1, 2), 2);
+  EXPECT_EQ(policy->CacheSlots(1, 10), 3);
+  EXPECT_EQ(policy->CacheSlots(1, 11), 5);
+  EXPECT_EQ(policy->CacheSlots(1, 1000), 300);
+  EXPECT_EQ(Make("h2o:heavy=0.1,recent=0.2,first=7", Shape(1, 1))->CacheSlots(1, 20), 11);
 }
 
 TEST(H2o, APromptKeepsItsHeaviestAndItsEnd) {
@@ -150,7 +150,7 @@ TEST(H2o, SharesThatMakeOneAreDense) {
   EXPECT_FALSE(Make("h2o:heavy=0.7,recent=0.2", Shape(1, 1))->is_dense());
   const auto policy = Make("h2o:heavy=0.7,recent=0.3", Shape(1, 1));
   for (int32_t tokens = 0; tokens < 2000; ++tokens) {
-    ASSERT_EQ(policy->CacheSlots(tokens), tokens);
+    ASSERT_EQ(policy->CacheSlots(1, tokens), tokens);
   }
 }
 
@@ -188,7 +188,7 @@ TEST(H2o, HoldsItsPromisesOnRandomSums) {
         before.emplace_back(held.begin(), held.end());
       }
     }
-    EXPECT_EQ(whole.slots(), policy->CacheSlots(prompt));
+    EXPECT_EQ(whole.slots(), policy->CacheSlots(prompt, prompt));
     for (int step = 0; step < 60; ++step) {
       // The walk checks that the room is never exceeded.
       ASSERT_TRUE(whole.Step().ok());
@@ -211,7 +211,7 @@ TEST(H2o, HoldsItsPromisesOnRandomSums) {
         }
       }
     }
-    EXPECT_LE(policy->CacheSlots(whole.tokens()) - whole.slots(), 1);
+    EXPECT_LE(policy->CacheSlots(prompt, whole.tokens()) - whole.slots(), 1);
   }
 }
 

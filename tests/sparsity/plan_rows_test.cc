@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <limits>
 
 #include "backend/tensor/status.h"
@@ -159,6 +160,40 @@ TEST(CheckPlan, CausalCandidatesMustBeInSight) {
   EXPECT_THAT(Error(plan, extent), HasSubstr("head 0, query 0: no candidate"));
   plan.one_hot = {1, -1, -1, 0, -1, -1};
   EXPECT_THAT(Error(plan, extent), HasSubstr("the query sees 1 keys"));
+}
+
+TEST(CheckPlan, NamesTheRuleThatIsOutOfRange) {
+  const auto error = [](auto change) {
+    SequencePlan plan;
+    change(plan);
+    return Error(plan, kSmall);
+  };
+  const float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_THAT(error([](auto& plan) { plan.value_threshold = 1.5; }), HasSubstr("value_threshold"));
+  EXPECT_THAT(error([](auto& plan) { plan.value_threshold = std::nan(""); }),
+              HasSubstr("value_threshold"));
+  using Calibration = AttentionCalibration;
+  EXPECT_EQ(error([](auto& plan) { plan.calibration = Calibration{.heads = {0, 1}}; }), "accepted");
+  EXPECT_THAT(error([](auto& plan) { plan.calibration = Calibration{.heads = {2}}; }),
+              HasSubstr("plan.calibration.heads[0]: 2"));
+  EXPECT_THAT(error([](auto& plan) {
+                plan.calibration = Calibration{.heads = {1, 1}};
+              }),
+              HasSubstr("plan.calibration.heads[1]"));
+  EXPECT_THAT(error([](auto& plan) { plan.calibration = Calibration{.threshold = -1}; }),
+              HasSubstr("plan.calibration.threshold"));
+  EXPECT_THAT(error([](auto& plan) { plan.calibration = Calibration{.beta = 1.1}; }),
+              HasSubstr("plan.calibration.beta"));
+  EXPECT_EQ(error([](auto& plan) { plan.token_sizes = {1, 2, 1}; }), "accepted");
+  EXPECT_THAT(error([](auto& plan) { plan.token_sizes = {1, 2}; }), HasSubstr("2 entries"));
+  EXPECT_THAT(error([](auto& plan) {
+                plan.token_sizes = {1, 0.5, 1};
+              }),
+              HasSubstr("plan.token_sizes[1]: 0.5"));
+  EXPECT_THAT(error([&](auto& plan) {
+                plan.token_sizes = {1, 1, kInfinity};
+              }),
+              HasSubstr("plan.token_sizes[2]"));
 }
 
 }  // namespace

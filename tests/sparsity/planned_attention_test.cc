@@ -94,7 +94,8 @@ TEST(PlannedAttention, DenseByHand) {
   EXPECT_THAT(c.Output(), ElementsAre(9, 8, 8));
   EXPECT_THAT(record.column_sums, Pointwise(DoubleNear(1e-7), {11.0 / 12, 11.0 / 12, 7.0 / 6}));
   EXPECT_THAT(record.head_l1, ElementsAre(25));
-  EXPECT_NEAR(record.entropy_sum, 1.5 * std::log(2.0) + 2 * std::log(3.0), 1e-7);
+  EXPECT_THAT(record.entropy_sums,
+              ElementsAre(DoubleNear(1.5 * std::log(2.0) + 2 * std::log(3.0), 1e-7)));
   EXPECT_THAT(record.sink_sums, ElementsAre(DoubleNear(11.0 / 12, 1e-7)));
   EXPECT_EQ(record.rows, 3);
   EXPECT_EQ(record.scores, 9);
@@ -107,7 +108,7 @@ TEST(PlannedAttention, WhatIsNotWantedIsNotThere) {
   const AttentionRecord record = c.Run({});
   EXPECT_TRUE(record.column_sums.empty());
   EXPECT_TRUE(record.head_l1.empty());
-  EXPECT_EQ(record.entropy_sum, 0.0);
+  EXPECT_TRUE(record.entropy_sums.empty());
   EXPECT_TRUE(record.sink_sums.empty());
   EXPECT_EQ(record.rows, 2);
 }
@@ -194,7 +195,7 @@ TEST(PlannedAttention, AOneHotQueryReturnsThatValue) {
   EXPECT_EQ(record.rows, 0);
   EXPECT_EQ(record.scores, 0);
   EXPECT_EQ(record.values, 3);
-  EXPECT_EQ(record.entropy_sum, 0.0);
+  EXPECT_THAT(record.entropy_sums, ElementsAre(0));
   EXPECT_THAT(record.head_l1, ElementsAre(36));
 }
 
@@ -432,7 +433,93 @@ TEST(PlannedAttention, ASingleTokenAttendsToItself) {
   const AttentionRecord record = c.Run(plan);
   EXPECT_THAT(c.Output(), ElementsAre(2));
   EXPECT_THAT(record.column_sums, ElementsAre(1));
-  EXPECT_EQ(record.entropy_sum, 0.0);
+  EXPECT_THAT(record.entropy_sums, ElementsAre(0));
+}
+
+TEST(PlannedAttention, SelfSumsAreTheDiagonal) {
+  // Probabilities 1/4, 1/4, 1/2 of query 0; thirds of the others, of which the last is one-hot.
+  Scalar c({1, 0, 0}, {0, 0, kLn2}, {4, 8, 12});
+  SequencePlan plan;
+  plan.wanted.self_sums = true;
+  EXPECT_THAT(c.Run(plan).self_sums, Pointwise(DoubleNear(1e-7), {1.0 / 4, 1.0 / 3, 1.0 / 3}));
+  plan.one_hot = {-1, 0, 2};
+  EXPECT_THAT(c.Run(plan).self_sums, Pointwise(DoubleNear(1e-7), {1.0 / 4, 0.0, 1.0}));
+}
+
+TEST(PlannedAttention, ValuesBelowTheThresholdAreSkipped) {
+  // Probabilities 1/4, 1/4, 1/2 of query 0; thirds of the others.
+  Scalar c({1, 0, 0}, {0, 0, kLn2}, {4, 8, 12});
+  SequencePlan plan;
+  plan.value_threshold = 0.3;
+  AttentionRecord record = c.Run(plan);
+  EXPECT_THAT(c.Output(), ElementsAre(6, 8, 8));  // Nothing is renormalised.
+  EXPECT_EQ(record.values, 7);
+  EXPECT_EQ(record.scores, 9);
+  plan.value_threshold = 1.0 / 3;  // Is not below itself.
+  EXPECT_EQ(c.Run(plan).values, 7);
+  plan.value_threshold = 0.34;
+  EXPECT_EQ(c.Run(plan).values, 1);
+  plan.value_threshold = 1.0;  // Rows may read nothing.
+  EXPECT_EQ(c.Run(plan).values, 0);
+  EXPECT_THAT(c.Output(), ElementsAre(0, 0, 0));
+  // Of those that value_keep leaves: the largest, and of equals the first.
+  plan.value_threshold = 0.3;
+  plan.value_keep = 0.3;
+  EXPECT_EQ(c.Run(plan).values, 3);
+  EXPECT_THAT(c.Output(), Pointwise(::testing::FloatNear(1e-6f), {6.0f, 4.0f / 3, 4.0f / 3}));
+}
+
+TEST(PlannedAttention, CalibrationMovesProbabilityFromSinksToTheOthers) {
+  // Every query: 1/8, 3/8, 1/8, 3/8.
+  Scalar c({1, 1, 1, 1}, {0, kLn3, 0, kLn3}, {8, 0, 16, 0});
+  SequencePlan plan = Wanting();
+  plan.calibration = AttentionCalibration{.heads = {0}, .threshold = 0.2, .beta = 0.4};
+  // Of the two sinks the first is left; of the other 0.6 x 3/8 = 9/40 goes to 1/8, 3/8, 1/8: each
+  // gets 9/40 x 8/5 = 9/25 of what it has.
+  const AttentionRecord record = c.Run(plan);
+  const double gain = 1.36;
+  EXPECT_THAT(record.column_sums, Pointwise(DoubleNear(1e-6), {4 * gain / 8, 4 * 3 * gain / 8,
+                                                               4 * gain / 8, 4 * 0.4 * 3 / 8}));
+  for (const float x : c.Output()) EXPECT_NEAR(x, 3 * gain, 1e-5);
+  EXPECT_NEAR(record.sink_sums[0], 4 * gain / 8, 1e-6);
+  // The same, as a multiple of 1/4: 0.2 = 0.8 / 4.
+  plan.calibration->relative = true;
+  plan.calibration->threshold = 0.8;
+  EXPECT_THAT(c.Run(plan).column_sums, Pointwise(DoubleNear(1e-12), record.column_sums));
+  // beta = 1 moves nothing; nor do heads that are not among the calibrated.
+  const std::vector<double> dense = c.Run(Wanting()).column_sums;
+  plan.calibration->beta = 1.0;
+  EXPECT_THAT(c.Run(plan).column_sums, Pointwise(DoubleNear(1e-12), dense));
+  plan.calibration->beta = 0.0;
+  plan.calibration->heads = {};
+  EXPECT_EQ(c.Run(plan).column_sums, dense);
+}
+
+TEST(PlannedAttention, ARowWithNothingButSinksIsLeft) {
+  // Every key is above 0.2; the candidates of query 2 are sinks that would lose.
+  Scalar c({1, 1, 1}, {0, 0, 0}, {3, 6, 9});
+  SequencePlan plan = Wanting();
+  plan.calibration = AttentionCalibration{.heads = {0}, .threshold = 0.2, .beta = 0.0};
+  plan.candidates.emplace(1, 3, 3);
+  for (int32_t j = 0; j < 3; ++j) {
+    plan.candidates->set(0, 0, j);
+    plan.candidates->set(0, 1, j);
+    if (j > 0) plan.candidates->set(0, 2, j);
+  }
+  c.Run(plan);
+  EXPECT_THAT(c.Output(), Pointwise(::testing::FloatNear(1e-6f), {3.0f, 3.0f, 7.5f}));
+}
+
+TEST(PlannedAttention, ATokenThatStandsForTwoCountsTwice) {
+  // By hand: keys 0 and 1 are alike; one of size two attends as both would.
+  Scalar both({1, 1, 1}, {kLn2, kLn2, 0}, {5, 5, 10});
+  Scalar merged({1, 1}, {kLn2, 0}, {5, 10});
+  SequencePlan plan = Wanting();
+  both.Run(plan);
+  plan.token_sizes = {2, 1};
+  const AttentionRecord record = merged.Run(plan);
+  EXPECT_NEAR(merged.Output()[0], both.Output()[0], 1e-6);
+  EXPECT_NEAR(record.column_sums[0], 2 * 4.0 / 5, 1e-6);
 }
 
 TEST(PlannedAttention, RefusesWhatDoesNotFit) {

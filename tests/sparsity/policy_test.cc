@@ -29,7 +29,7 @@ TEST(Policy, DenseLeavesThePlanAlone) {
   EXPECT_EQ(policy->text(), "dense");
   EXPECT_EQ(policy->name(), "dense");
   EXPECT_TRUE(policy->is_dense());
-  EXPECT_FALSE(policy->prediction().wanted);
+  EXPECT_FALSE(policy->prediction().wanted());
   EXPECT_EQ(policy->CostShare(77), 1.0);
   const auto run = policy->Start(2, {});
   const std::vector<int32_t> positions = {0, 1};
@@ -55,8 +55,8 @@ TEST(Policy, TextAndNameAreThoseOfTheParts) {
 TEST(Policy, ACompositionIsDenseIfAllPartsAre) {
   EXPECT_TRUE(Make("spatten+fact")->is_dense());
   EXPECT_FALSE(Make("spatten:keep=0.9+fact")->is_dense());
-  EXPECT_FALSE(Make("spatten:keep=0.9+fact")->prediction().wanted);
-  EXPECT_TRUE(Make("spatten+fact:topk=0.5,bits=4")->prediction().wanted);
+  EXPECT_FALSE(Make("spatten:keep=0.9+fact")->prediction().wanted());
+  EXPECT_TRUE(Make("spatten+fact:topk=0.5,bits=4")->prediction().wanted());
   EXPECT_EQ(Make("spatten+fact:topk=0.5,bits=4")->prediction().bits, 4);
 }
 
@@ -145,7 +145,7 @@ TEST(Policy, DenseLeavesADecodersCacheAlone) {
   const CacheRules rules = policy->cache_rules();
   EXPECT_FALSE(rules.planes || rules.rotate_on_read || rules.evicts || rules.wants_prompt_sums);
   EXPECT_EQ(rules.value_keep, 1.0);
-  EXPECT_EQ(policy->CacheSlots(77), 77);
+  EXPECT_EQ(policy->CacheSlots(7, 77), 77);
   const auto run = policy->StartCache();
   EXPECT_FALSE(run->WantsSums(0));
   std::vector<std::vector<int32_t>> survivors;

@@ -51,8 +51,8 @@ TEST(Sinks, RulesSayThatKeysRotateAndLeave) {
   EXPECT_FALSE(rules.wants_prompt_sums);
   EXPECT_EQ(rules.value_keep, 1.0);
   EXPECT_FALSE(policy->StartCache()->WantsSums(0));
-  EXPECT_EQ(policy->CacheSlots(100), 100);
-  EXPECT_EQ(policy->CacheSlots(100000), 516);
+  EXPECT_EQ(policy->CacheSlots(1, 100), 100);
+  EXPECT_EQ(policy->CacheSlots(1, 100000), 516);
   EXPECT_EQ(policy->CostShare(516), 1.0);
   EXPECT_LT(policy->CostShare(5160), 0.2);
 }

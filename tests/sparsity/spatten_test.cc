@@ -12,12 +12,15 @@
 #include "backend/sparsity/policy.h"
 #include "backend/sparsity/schedule.h"
 #include "backend/tensor/status.h"
+#include "tests/sparsity/layer_walk.h"
 
 namespace thresher {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::Numbers;
+using Walk = testing::LayerWalk;
 
 constexpr PolicyShape kShape = {
     .layers = 4, .heads = 4, .kv_heads = 4, .head_dim = 8, .hidden_size = 32, .ffn_size = 128};
@@ -27,52 +30,6 @@ std::shared_ptr<const Policy> Make(std::string_view text, const PolicyShape& sha
   EXPECT_TRUE(policy.ok()) << text << ": " << Message(policy.status());
   return policy.ok() ? *policy : nullptr;
 }
-
-std::vector<int32_t> Numbers(int32_t count) {
-  std::vector<int32_t> numbers(count);
-  std::iota(numbers.begin(), numbers.end(), 0);
-  return numbers;
-}
-
-/// Leads a run through the layers as an engine does, with statistics made up by the test.
-class Walk {
- public:
-  Walk(const Policy& policy, const PolicyShape& shape, int32_t tokens,
-       const std::vector<int32_t>& protected_positions = {0})
-      : run_(policy.Start(tokens, protected_positions)),
-        positions_(Numbers(tokens)),
-        heads_(Numbers(shape.heads)) {}
-
-  /// `sums` and `l1` by position and head of the whole model.
-  void Layer(const std::vector<double>& sums, const std::vector<double>& l1 = {}) {
-    plan_ = {};
-    plan_.heads = heads_;
-    run_->BeforeProjection(layer_, positions_, nullptr, &plan_);
-    AttentionRecord record;
-    if (plan_.wanted.column_sums) {
-      for (const int32_t p : positions_) record.column_sums.push_back(sums[p]);
-    }
-    if (plan_.wanted.head_l1) record.head_l1 = l1;
-    CascadeDecision decision = {.rows = Numbers(static_cast<int32_t>(positions_.size())),
-                                .heads = heads_};
-    run_->AfterAttention(layer_, positions_, record, &decision);
-    std::vector<int32_t> kept;
-    for (const int32_t row : decision.rows) kept.push_back(positions_[row]);
-    positions_ = kept;
-    heads_ = decision.heads;
-    ++layer_;
-  }
-  const std::vector<int32_t>& positions() const { return positions_; }
-  const std::vector<int32_t>& heads() const { return heads_; }
-  const SequencePlan& plan() const { return plan_; }
-
- private:
-  std::unique_ptr<PolicyRun> run_;
-  std::vector<int32_t> positions_;
-  std::vector<int32_t> heads_;
-  SequencePlan plan_;
-  int32_t layer_ = 0;
-};
 
 TEST(SpattenTokens, KeepsTheMostAttendedByHand) {
   const auto policy = Make("spatten:keeps=1/0.75/0.5/0.25");

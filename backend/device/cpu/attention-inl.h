@@ -76,12 +76,14 @@ inline void PackValues(ConstMatrix value, const uint64_t* wanted, float* out) {
   }
 }
 
-/// Makes of the first `valid` scores e^(scale * score - largest), and 0 of the rest of `width`
-/// (whole vectors), in `weights`, which may be `scores`; updates the running maximum and sum.
+/// Makes of the first `valid` scores e^(scale * score + bias - largest), and 0 of the rest of
+/// `width` (whole vectors), in `weights`, which may be `scores`; updates the running maximum and
+/// sum. `bias` has whole vectors too, and is none if null.
 /// Returns what earlier sums of this row must be multiplied by. Only scores whose bit of
 /// `candidates` (unless null) is set count. One NaN among them makes the sum NaN.
 inline float SoftmaxRow(float* scores, const uint64_t* candidates, size_t valid, size_t width,
-                        float scale, float& largest, float& total, float* weights) {
+                        float scale, float& largest, float& total, float* weights,
+                        const float* bias = nullptr) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const auto factor = hn::Set(d, scale);
@@ -89,6 +91,7 @@ inline float SoftmaxRow(float* scores, const uint64_t* candidates, size_t valid,
   auto highest = hn::Set(d, largest);
   for (size_t i = 0; i < valid; i += lanes) {
     auto s = hn::Mul(hn::Load(d, scores + i), factor);
+    if (bias != nullptr) s = hn::Add(s, hn::LoadU(d, bias + i));
     if (i + lanes > valid) s = hn::IfThenElse(hn::FirstN(d, valid - i), s, lowest);
     if (candidates != nullptr) {
       const uint64_t bits = candidates[i / 64] >> (i % 64);

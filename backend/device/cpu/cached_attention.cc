@@ -29,8 +29,8 @@ std::vector<Task> Cut(const CachedAttentionInput& input) {
     const CachedSequence& sequence = input.sequences[s];
     for (int32_t first = 0; first < sequence.rows; first += block) {
       const int32_t rows = std::min(block, sequence.rows - first);
-      const int64_t keys =
-          sequence.decode ? SlotsRead(sequence) : sequence.slots - sequence.rows + first + rows;
+      const int64_t keys = sequence.decode ? sequence.SlotsRead(*input.layout)
+                                           : sequence.slots - sequence.rows + first + rows;
       for (int32_t h = 0; h < input.shape.kv_heads; ++h) {
         tasks.push_back({s, h, first, rows, 2 * keys * rows * heads, {}});
       }
@@ -45,12 +45,16 @@ std::vector<Task> Cut(const CachedAttentionInput& input) {
 CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence& sequence,
                          CachedRecord&& before) {
   CachedRecord record;
+  const int64_t read = sequence.SlotsRead(*input.layout);
   record.sums = std::move(before.sums);
-  record.sums.assign(
-      sequence.want_sums ? static_cast<size_t>(input.shape.kv_heads) * SlotsRead(sequence) : 0, 0);
+  record.sums.assign(sequence.want_sums ? static_cast<size_t>(input.shape.kv_heads * read) : 0, 0);
+  record.stretches = std::move(before.stretches);
+  record.stretches.resize(sequence.ChoosesStretches(*input.layout)
+                              ? static_cast<size_t>(input.shape.kv_heads) * sequence.read_stretches
+                              : 0);
   record.rows = int64_t{sequence.rows} * input.shape.heads;
   if (sequence.decode) {
-    record.scores = int64_t{SlotsRead(sequence)} * input.shape.heads;
+    record.scores = read * input.shape.heads;
     return record;
   }
   // Row r sees the slots before the chunk, and 1 to `rows` of its own.
@@ -62,6 +66,33 @@ CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence
       static_cast<int64_t>(input.layout->upper_key_bytes() + input.layout->lower_key_bytes() +
                            input.layout->value_bytes());
   return record;
+}
+
+/// Makes the bounds of the keys that were just stored.
+void BoundStored(const KvLayout& layout, int32_t layer, int64_t width,
+                 std::span<const CachedSequence> sequences, ThreadPool* pool) {
+  struct Stored {
+    std::byte* page;
+    int32_t first, last;  // Slots within it.
+  };
+  std::vector<Stored> pages;  // Each once, so that threads share none.
+  for (const CachedSequence& sequence : sequences) {
+    for (int32_t slot = sequence.slots - sequence.rows; slot < sequence.slots;) {
+      const int32_t first = slot % kKvPageTokens;
+      const int32_t count = std::min(kKvPageTokens - first, sequence.slots - slot);
+      pages.push_back(
+          {sequence.pages[static_cast<size_t>(slot / kKvPageTokens)], first, first + count});
+      slot += count;
+    }
+  }
+  pool->ForRows(static_cast<int64_t>(pages.size()), width, [&](int64_t begin, int64_t count) {
+    for (int64_t i = begin; i < begin + count; ++i) {
+      const auto [page, first, last] = pages[static_cast<size_t>(i)];
+      for (int32_t h = 0; h < layout.kv_heads(); ++h) {
+        BoundKeys(layout, layout.keys(page, layer, h), first, last, layout.bounds(page, layer, h));
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -91,16 +122,18 @@ void StoreInCaches(const KvLayout& layout, int32_t layer, ConstMatrix key, Const
       }
     }
   });
+  if (layout.format().stretch > 0) BoundStored(layout, layer, key.cols, sequences, pool);
 }
 
 void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<CachedRecord> records,
                   ThreadPool* pool, WorkerScratch* scratch) {
+  const KvLayout& layout = *input.layout;
   std::vector<Task> tasks = Cut(input);
   size_t floats = 0;
   for (size_t s = 0; s < records.size(); ++s) {
     const CachedSequence& sequence = input.sequences[s];
     records[s] = StartRecord(input, sequence, std::move(records[s]));
-    floats = std::max(floats, sequence.decode ? DecodeScratchSize(input, SlotsRead(sequence))
+    floats = std::max(floats, sequence.decode ? DecodeScratchSize(input, sequence)
                                               : PromptScratchSize(input.shape));
   }
   scratch->Resize(floats);
@@ -113,10 +146,15 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
     CachedRecord& record = records[task.sequence];
     int64_t* const sums =
         sequence.want_sums
-            ? record.sums.data() + static_cast<size_t>(task.kv_head) * SlotsRead(sequence)
+            ? record.sums.data() + static_cast<size_t>(task.kv_head) * sequence.SlotsRead(layout)
             : nullptr;
     if (sequence.decode) {
-      AttendDecode({&input, &sequence, task.kv_head}, scratch->of(worker), out, sums, &task.did);
+      int32_t* const stretches = record.stretches.empty()
+                                     ? nullptr
+                                     : record.stretches.data() + static_cast<size_t>(task.kv_head) *
+                                                                     sequence.read_stretches;
+      AttendDecode({&input, &sequence, task.kv_head}, scratch->of(worker), out, sums, stretches,
+                   &task.did);
     } else {
       AttendPrompt({&input, &sequence, task.kv_head, task.first_row, task.rows},
                    scratch->of(worker), out, sums);
@@ -126,7 +164,9 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
   for (const Task& task : tasks) {
     CachedRecord& record = records[task.sequence];
     record.refetched_rows += task.did.refetched_rows;
-    record.refetched_scores += task.did.refetched_rows * SlotsRead(input.sequences[task.sequence]);
+    record.refetched_scores +=
+        task.did.refetched_rows * input.sequences[task.sequence].SlotsRead(layout);
+    record.bounds += task.did.bounds;
     record.values += task.did.values;
     record.bytes += task.did.bytes;
   }

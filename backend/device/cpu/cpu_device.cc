@@ -144,6 +144,15 @@ class CpuDevice final : public Device {
     return absl::OkStatus();
   }
 
+  absl::Status EncodeVectors(const VectorCodes& encoder, ConstMatrix x,
+                             std::span<const float> center, Matrix codes, Matrix scales) override {
+    THRESHER_RETURN_IF_ERROR(CheckVectorCodes(encoder, x, center, codes, scales));
+    pool_.ForRows(x.rows, x.cols * encoder.width(), [&](int64_t first, int64_t count) {
+      encoder.Encode(x, center, first, count, codes, scales);
+    });
+    return absl::OkStatus();
+  }
+
   absl::Status PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
                              ScoreBlockBody body) override {
     THRESHER_RETURN_IF_ERROR(CheckPrediction(operands, heads));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -28,7 +29,8 @@ constexpr size_t kValueBlock = 256;
 constexpr size_t kValueStep = 8;
 
 struct Layout : ScratchLayout {
-  Layout(size_t heads, size_t head_dim, size_t slots, bool planes)
+  /// `bounds`: of so many stretches, of which some are to be chosen.
+  Layout(size_t heads, size_t head_dim, size_t slots, bool planes, size_t bounds)
       : stride((slots + 63) / 64 * 64), words(stride / 64), out_stride(PaddedCols(head_dim)) {
     weights = Take(heads * stride);
     scores = planes ? Take(heads * stride) : weights;
@@ -38,6 +40,11 @@ struct Layout : ScratchLayout {
     row = Take(head_dim);
     ordered = Take(OrderedSize(stride));
     chosen = Take(2 * heads * words);
+    if (bounds == 0) return;
+    list = Take(slots);
+    bound = Take(bounds + hn::Lanes(F32()));
+    bound_ordered = Take(OrderedSize(bounds));
+    bound_chosen = Take(2 * ((bounds + 63) / 64));
   }
   size_t stride;
   size_t words;
@@ -50,10 +57,25 @@ struct Layout : ScratchLayout {
   size_t row;      // [head_dim]: a key that is rotated.
   size_t ordered;  // What choosing values needs,
   size_t chosen;   // and the chosen ones: [heads][words] of bits.
+  // Where stretches are chosen:
+  size_t list = 0;           // [slots]: those that are read.
+  size_t bound = 0;          // The largest of each stretch's bounds, but for the newest,
+  size_t bound_ordered = 0;  // and what choosing among them needs.
+  size_t bound_chosen = 0;
 };
 
-size_t ScratchSize(size_t heads, size_t head_dim, size_t slots, bool planes) {
-  return Layout(heads, head_dim, slots, planes).size;
+Layout LayoutOf(const CachedAttentionInput& input, const CachedSequence& sequence) {
+  const KvLayout& cache = *input.layout;
+  return {static_cast<size_t>(input.shape.heads / input.shape.kv_heads),
+          static_cast<size_t>(input.shape.head_dim), static_cast<size_t>(sequence.SlotsRead(cache)),
+          cache.format().planes.has_value(),
+          sequence.ChoosesStretches(cache)
+              ? static_cast<size_t>(cache.Stretches(sequence.slots) - 1)
+              : 0};
+}
+
+size_t ScratchSize(const CachedAttentionInput& input, const CachedSequence& sequence) {
+  return LayoutOf(input, sequence).size;
 }
 
 // ---- Rows of a cache, as vectors of floats: element i on, the first `n` of a vector ----
@@ -116,6 +138,21 @@ HWY_INLINE void Dots(const float* query, const Row& row, size_t dim, float* dots
   }
 }
 
+/// The largest value that q . k can have for a key within the bounds.
+template <typename Row>
+HWY_INLINE float BoundOf(const float* query, const Row& least, const Row& greatest, size_t dim) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const auto zero = hn::Zero(d);
+  VF32 sum = zero;
+  for (size_t i = 0; i < dim; i += lanes) {
+    const size_t n = std::min(lanes, dim - i);
+    const VF32 q = LoadPart(d, query + i, n);
+    sum = hn::MulAdd(q, hn::IfThenElse(hn::Gt(q, zero), greatest(i, n), least(i, n)), sum);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
 /// kVectors vectors of sums += weights[n] * rows[n], one row after the other.
 template <size_t kVectors, typename RowOf>
 HWY_INLINE void AddVectors(const std::byte* const* rows, const float* weights, size_t count,
@@ -162,19 +199,22 @@ void Fetch(const std::byte* from, size_t bytes) {
 
 class Group {
  public:
-  Group(const DecodeTask& task, float* memory, Matrix out, int64_t* sums, DecodeRecord* record)
+  Group(const DecodeTask& task, float* memory, Matrix out, int64_t* sums, int32_t* stretches,
+        DecodeRecord* record)
       : input_(*task.input),
         sequence_(*task.sequence),
         cache_(*input_.layout),
         dim_(static_cast<size_t>(input_.shape.head_dim)),
         heads_(static_cast<size_t>(input_.shape.heads / input_.shape.kv_heads)),
-        slots_(static_cast<size_t>(SlotsRead(sequence_))),
+        slots_(static_cast<size_t>(sequence_.SlotsRead(cache_))),
         keys_(cache_.keys(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
         values_(cache_.values(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
+        bounds_(cache_.bounds(sequence_.pages[0], input_.layer, task.kv_head) - sequence_.pages[0]),
         row_bytes_(cache_.value_bytes()),
-        layout_(heads_, dim_, slots_, cache_.format().planes.has_value()),
+        layout_(LayoutOf(input_, sequence_)),
         memory_(memory),
         sums_(sums),
+        stretches_(stretches),
         record_(record) {
     const size_t column = static_cast<size_t>(task.kv_head) * heads_ * dim_;
     query_ = input_.query.row(sequence_.first_row) + column;
@@ -183,6 +223,8 @@ class Group {
 
   void Run() {
     *record_ = {};
+    if (!sequence_.reads.empty()) list_ = sequence_.reads.data();
+    if (sequence_.ChoosesStretches(cache_)) ChooseStretches();
     const bool planes = cache_.format().planes.has_value();
     Score();
     bool refetched = false;
@@ -214,9 +256,7 @@ class Group {
   }
 
   /// The n-th slot that is read, and where its blocks and rows are.
-  size_t Slot(size_t n) const {
-    return sequence_.reads.empty() ? n : static_cast<size_t>(sequence_.reads[n]);
-  }
+  size_t Slot(size_t n) const { return list_ == nullptr ? n : static_cast<size_t>(list_[n]); }
   const std::byte* KeyBlock(size_t slot) const {
     return sequence_.pages[slot / kKvPageTokens] + keys_;
   }
@@ -239,6 +279,54 @@ class Group {
                 KeyBlock(slot) + cache_.scale_offset() + slot % kKvPageTokens * sizeof(float),
                 sizeof(float));
     return scale;
+  }
+
+  /// Reads the bounds, and lists the slots of those stretches that are read.
+  void ChooseStretches() {
+    const auto newest = static_cast<size_t>(cache_.Stretches(sequence_.slots) - 1);
+    if (cache_.format().element == DType::kF32) {
+      Bound(newest,
+            [](const std::byte* row) { return FloatRowOf{reinterpret_cast<const float*>(row)}; });
+    } else {
+      Bound(newest,
+            [](const std::byte* row) { return BF16RowOf{reinterpret_cast<const uint16_t*>(row)}; });
+    }
+    auto* const chosen = reinterpret_cast<uint64_t*>(memory_ + layout_.bound_chosen);
+    ChooseLargest(memory_ + layout_.bound, newest,
+                  static_cast<size_t>(sequence_.read_stretches - 1),
+                  reinterpret_cast<int32_t*>(memory_ + layout_.bound_ordered), chosen);
+    auto* const list = reinterpret_cast<int32_t*>(memory_ + layout_.list);
+    const auto length = static_cast<size_t>(cache_.format().stretch);
+    size_t count = 0, slots = 0;
+    for (size_t stretch = 0; stretch <= newest; ++stretch) {
+      if (stretch < newest && !TestBit(chosen, stretch)) continue;
+      stretches_[count++] = static_cast<int32_t>(stretch);
+      for (size_t i = 0; i < length && slots < slots_; ++i) {
+        list[slots++] = static_cast<int32_t>(stretch * length + i);
+      }
+    }
+    list_ = list;
+    record_->bounds = static_cast<int64_t>(heads_ * newest);
+    record_->bytes = static_cast<int64_t>(newest * cache_.bound_bytes());
+  }
+
+  /// The bounds of so many stretches: of the heads the largest.
+  template <typename RowOf>
+  HWY_NOINLINE void Bound(size_t stretches, const RowOf& row_of) {
+    const auto in_page = static_cast<size_t>(kKvPageTokens / cache_.format().stretch);
+    for (size_t stretch = 0; stretch < stretches; ++stretch) {
+      const std::byte* const bounds =
+          sequence_.pages[stretch / in_page] + bounds_ + stretch % in_page * cache_.bound_bytes();
+      float largest = -std::numeric_limits<float>::infinity();
+      for (size_t h = 0; h < heads_; ++h) {
+        const float bound =
+            BoundOf(query_ + h * dim_, row_of(bounds), row_of(bounds + row_bytes_), dim_);
+        // Whose bound is NaN has such a key, which must be seen.
+        largest =
+            std::isnan(bound) ? std::numeric_limits<float>::infinity() : std::max(largest, bound);
+      }
+      memory_[layout_.bound + stretch] = largest;
+    }
   }
 
   void Score() {
@@ -397,21 +485,23 @@ class Group {
   const CachedSequence& sequence_;
   const KvLayout& cache_;
   const size_t dim_;
-  const size_t heads_;             // That share the KV head.
-  const size_t slots_;             // That are read.
-  const ptrdiff_t keys_, values_;  // The KV head's blocks within every page.
-  const size_t row_bytes_;         // Of a value, and of a key that is not in planes.
+  const size_t heads_;                      // That share the KV head.
+  const size_t slots_;                      // That are read,
+  const int32_t* list_ = nullptr;           // and which; null: all.
+  const ptrdiff_t keys_, values_, bounds_;  // The KV head's blocks within every page.
+  const size_t row_bytes_;                  // Of a value, and of a key that is not in planes.
   const Layout layout_;
   float* const memory_;
   int64_t* const sums_;
+  int32_t* const stretches_;
   DecodeRecord* const record_;
   const float* query_;
   float* out_;
 };
 
-void Attend(const DecodeTask& task, float* memory, Matrix out, int64_t* sums,
+void Attend(const DecodeTask& task, float* memory, Matrix out, int64_t* sums, int32_t* stretches,
             DecodeRecord* record) {
-  Group(task, memory, out, sums, record).Run();
+  Group(task, memory, out, sums, stretches, record).Run();
 }
 
 }  // namespace
@@ -424,16 +514,13 @@ namespace thresher {
 HWY_EXPORT(ScratchSize);
 HWY_EXPORT(Attend);
 
-size_t DecodeScratchSize(const CachedAttentionInput& input, int32_t slots) {
-  return HWY_DYNAMIC_DISPATCH(ScratchSize)(
-      static_cast<size_t>(input.shape.heads / input.shape.kv_heads),
-      static_cast<size_t>(input.shape.head_dim), static_cast<size_t>(slots),
-      input.layout->format().planes.has_value());
+size_t DecodeScratchSize(const CachedAttentionInput& input, const CachedSequence& sequence) {
+  return HWY_DYNAMIC_DISPATCH(ScratchSize)(input, sequence);
 }
 
 void AttendDecode(const DecodeTask& task, float* scratch, Matrix out, int64_t* sums,
-                  DecodeRecord* record) {
-  HWY_DYNAMIC_DISPATCH(Attend)(task, scratch, out, sums, record);
+                  int32_t* stretches, DecodeRecord* record) {
+  HWY_DYNAMIC_DISPATCH(Attend)(task, scratch, out, sums, stretches, record);
 }
 
 }  // namespace thresher

@@ -21,23 +21,20 @@ struct DecodeTask {
 /// What a task did, of CachedRecord.
 struct DecodeRecord {
   int64_t refetched_rows = 0;
+  int64_t bounds = 0;
   int64_t values = 0;
   int64_t bytes = 0;
 };
 
-/// Slots that the sequence's decode row reads.
-inline int32_t SlotsRead(const CachedSequence& sequence) {
-  return sequence.reads.empty() ? sequence.slots : static_cast<int32_t>(sequence.reads.size());
-}
-
-/// Floats of scratch that AttendDecode needs to read `slots`.
-size_t DecodeScratchSize(const CachedAttentionInput& input, int32_t slots);
+/// Floats of scratch that AttendDecode needs for the sequence.
+size_t DecodeScratchSize(const CachedAttentionInput& input, const CachedSequence& sequence);
 
 /// Writes the task's heads of the sequence's row of `out`; what it does is told in
 /// reference/cached_attention.h. Adds probabilities to sums [slots read] of the KV head unless it
-/// is null. `scratch` is aligned to 64 bytes.
+/// is null. `stretches` [read_stretches] receives those that the row chose, if it chooses.
+/// `scratch` is aligned to 64 bytes.
 void AttendDecode(const DecodeTask& task, float* scratch, Matrix out, int64_t* sums,
-                  DecodeRecord* record);
+                  int32_t* stretches, DecodeRecord* record);
 
 }  // namespace thresher
 

@@ -66,30 +66,36 @@ struct QueryRows {
 class Block {
  public:
   Block(const PlannedHeadTask& task, float* memory, Matrix out, PlannedHeadRecord* record,
-        float* column_sums)
+        const PlannedHeadSums& sums)
       : task_(task),
         dim_(static_cast<size_t>(task.head.query.cols)),
         layout_(dim_, static_cast<size_t>(task.head.key.rows)),
         memory_(memory),
         out_(out),
         record_(record),
-        column_sums_(column_sums) {}
+        sums_(sums) {}
 
   void Run() {
     *record_ = {};
-    if (task_.wanted.column_sums) std::fill_n(column_sums_, task_.head.key.rows, 0.0f);
+    if (task_.wanted.column_sums) std::fill_n(sums_.column, task_.head.key.rows, 0.0f);
+    if (task_.wanted.self_sums) std::fill_n(sums_.self, task_.head.query.rows, 0.0f);
     FindRows();
     if (rows_ > 0) {
       QueryRows all;
       Select(&all, [](size_t) { return true; });
       Score(task_.head.key, all);
       Refetch();
-      Count();
+      Calibrate();
       Observe();
-      ChooseValues();
-      ReadValues();
+      if (!task_.only_sums) {
+        Count();
+        ChooseValues();
+        SkipValues();
+        ReadValues();
+      }
     }
-    Finish();
+    AddOneHot();
+    if (!task_.only_sums) Finish();
   }
 
  private:
@@ -106,6 +112,9 @@ class Block {
     return task_.head.causal ? static_cast<size_t>(task_.head.first_query) + queries_[slot] + 1
                              : static_cast<size_t>(task_.head.key.rows);
   }
+
+  /// The key that is query i's own row.
+  size_t OwnKey(int64_t i) const { return static_cast<size_t>(task_.head.first_query + i); }
 
   /// The queries that run, and the keys that the last of them sees.
   void FindRows() {
@@ -165,10 +174,10 @@ class Block {
             continue;
           }
           const uint64_t* bits = candidates(slot);
-          correction =
-              SoftmaxRow(scores + r * kKeyBlock, bits != nullptr ? bits + begin / 64 : nullptr,
-                         std::min(count, visible(slot) - begin), width, task_.head.scale,
-                         largest(slot), total(slot), to);
+          correction = SoftmaxRow(
+              scores + r * kKeyBlock, bits != nullptr ? bits + begin / 64 : nullptr,
+              std::min(count, visible(slot) - begin), width, task_.head.scale, largest(slot),
+              total(slot), to, task_.key_bias != nullptr ? task_.key_bias + begin : nullptr);
         }
       }
     }
@@ -208,17 +217,64 @@ class Block {
     return KeepCount(static_cast<int64_t>(visible(slot)), task_.value_keep);
   }
 
+  /// body(first key, keys, factor) for the blocks of keys that the slot's query sees, from the last
+  /// to the first: the factor turns the row's weights there into probabilities.
+  template <typename Body>
+  void ForEachBlock(size_t slot, const Body& body) {
+    float factor = 1.0f / total(slot);
+    for (size_t b = Blocks(visible(slot)); b-- > 0;) {
+      body(b * kKeyBlock, std::min(kKeyBlock, visible(slot) - b * kKeyBlock), factor);
+      factor *= corrections(slot)[b];
+    }
+  }
+
+  /// Takes all but beta of the sinks' probability and gives it to the other keys. Row sums stay.
+  void Calibrate() {
+    if (task_.sinks == nullptr) return;
+    const F32 d;
+    const auto is_sink = [&](size_t j) {
+      const uint64_t bits = task_.sinks[j / 64] >> (j % 64);
+      return hn::LoadMaskBits(d, reinterpret_cast<const uint8_t*>(&bits));
+    };
+    for (size_t slot = 0; slot < rows_; ++slot) {
+      float* const w = weights(slot);
+      double sinks = 0.0, others = 0.0;
+      ForEachBlock(slot, [&](size_t begin, size_t count, float factor) {
+        auto sink = hn::Zero(d), other = hn::Zero(d);
+        for (size_t j = begin; j < begin + count; j += hn::Lanes(d)) {
+          const auto p = hn::Load(d, w + j);
+          sink = hn::Add(sink, hn::IfThenElseZero(is_sink(j), p));
+          other = hn::Add(other, hn::IfThenZeroElse(is_sink(j), p));
+        }
+        sinks += double{hn::GetLane(hn::SumOfLanes(d, sink))} * factor;
+        others += double{hn::GetLane(hn::SumOfLanes(d, other))} * factor;
+      });
+      if (others == 0.0) continue;
+      const auto beta = hn::Set(d, static_cast<float>(task_.beta));
+      const auto gain = hn::Set(d, static_cast<float>(1.0 + (1.0 - task_.beta) * sinks / others));
+      for (size_t j = 0; j < visible(slot); j += hn::Lanes(d)) {
+        const auto by = hn::IfThenElse(is_sink(j), beta, gain);
+        hn::Store(hn::Mul(hn::Load(d, w + j), by), d, w + j);
+      }
+    }
+  }
+
   /// Statistics of the probabilities, from the last block to the first: a factor for each row turns
   /// its weights there into probabilities.
   void Observe() {
-    if (!task_.wanted.column_sums && !task_.wanted.distribution) return;
+    const WantedStatistics& wanted = task_.wanted;
+    if (!wanted.column_sums && !wanted.self_sums && !wanted.distribution) return;
     float factors[kQueryBlock];
     for (size_t slot = 0; slot < rows_; ++slot) factors[slot] = 1.0f / total(slot);
     for (size_t b = Blocks(keys_); b-- > 0;) {
       const size_t begin = b * kKeyBlock;
       const size_t count = std::min(kKeyBlock, keys_ - begin);
-      if (task_.wanted.column_sums) SumColumns(begin, count, factors);
-      if (task_.wanted.distribution) Distribution(begin, count, factors);
+      if (wanted.column_sums) SumColumns(begin, count, factors);
+      if (wanted.distribution) Distribution(begin, count, factors);
+      for (size_t slot = 0; wanted.self_sums && slot < rows_; ++slot) {
+        const size_t own = OwnKey(queries_[slot]);
+        if (own / kKeyBlock == b) sums_.self[queries_[slot]] = weights(slot)[own] * factors[slot];
+      }
       for (size_t slot = 0; slot < rows_; ++slot) factors[slot] *= corrections(slot)[b];
     }
   }
@@ -244,7 +300,7 @@ class Block {
         even0 = hn::MulAdd(hn::Load(d, row), even, even0);
         even1 = hn::MulAdd(hn::Load(d, row + lanes), even, even1);
       }
-      float* const to = column_sums_ + begin + j;
+      float* const to = sums_.column + begin + j;
       StorePart(hn::Add(even0, odd0), d, to, std::min(lanes, count - j));
       if (j + lanes < count) {
         StorePart(hn::Add(even1, odd1), d, to + lanes, std::min(lanes, count - j - lanes));
@@ -281,20 +337,36 @@ class Block {
       if (read >= Scored(slot)) continue;
       const size_t seen = visible(slot);
       float* const w = weights(slot);
-      float factor = 1.0f / total(slot);
-      for (size_t b = Blocks(seen); b-- > 0;) {
-        const size_t end = std::min(seen, (b + 1) * kKeyBlock);
-        for (size_t j = b * kKeyBlock; j < end; j += lanes) {
+      ForEachBlock(slot, [&](size_t begin, size_t count, float factor) {
+        for (size_t j = begin; j < begin + count; j += lanes) {
           hn::Store(hn::Mul(hn::Load(d, w + j), hn::Set(d, factor)), d, row + j);
         }
-        factor *= corrections(slot)[b];
-      }
+      });
       ChooseLargest(row, seen, static_cast<size_t>(read), ordered, chosen);
       for (size_t j = 0; j < seen; j += lanes) {
         const uint64_t bits = chosen[j / 64] >> (j % 64);
         const auto mask = hn::LoadMaskBits(d, reinterpret_cast<const uint8_t*>(&bits));
         hn::Store(hn::IfThenElseZero(mask, hn::Load(d, w + j)), d, w + j);
       }
+    }
+  }
+
+  /// Zero-skipping: the weights of values whose probability is below the threshold become zero.
+  void SkipValues() {
+    if (task_.value_threshold <= 0.0) return;
+    const F32 d;
+    const auto threshold = hn::Set(d, static_cast<float>(task_.value_threshold));
+    record_->values = 0;
+    for (size_t slot = 0; slot < rows_; ++slot) {
+      float* const w = weights(slot);
+      ForEachBlock(slot, [&](size_t begin, size_t count, float factor) {
+        for (size_t j = begin; j < begin + count; j += hn::Lanes(d)) {
+          const auto weight = hn::Load(d, w + j);
+          const auto read = hn::Ge(hn::Mul(weight, hn::Set(d, factor)), threshold);
+          record_->values += static_cast<int64_t>(hn::CountTrue(d, read));
+          hn::Store(hn::IfThenElseZero(read, weight), d, w + j);
+        }
+      });
     }
   }
 
@@ -345,6 +417,18 @@ class Block {
     }
   }
 
+  /// One-hot queries give all to one key.
+  void AddOneHot() {
+    if (task_.one_hot == nullptr) return;
+    for (int64_t i = 0; i < task_.head.query.rows; ++i) {
+      const int32_t key = task_.one_hot[i];
+      if (key < 0) continue;
+      if (task_.wanted.column_sums) sums_.column[key] += 1.0f;
+      if (task_.wanted.self_sums && static_cast<size_t>(key) == OwnKey(i)) sums_.self[i] = 1.0f;
+      record_->values += 1;
+    }
+  }
+
   /// The output rows: of queries that ran, and of one-hot ones.
   void Finish() {
     for (size_t slot = 0; slot < rows_; ++slot) {
@@ -355,8 +439,6 @@ class Block {
       const int32_t key = task_.one_hot[i];
       if (key < 0) continue;
       std::copy_n(task_.head.value.row(key), dim_, out_.row(i));
-      if (task_.wanted.column_sums) column_sums_[key] += 1.0f;
-      record_->values += 1;
     }
     if (!task_.wanted.head_l1) return;
     const F32 d;
@@ -375,7 +457,7 @@ class Block {
   float* const memory_;
   const Matrix out_;
   PlannedHeadRecord* const record_;
-  float* const column_sums_;
+  const PlannedHeadSums& sums_;
   // The queries that run. A slot is an index into them, and a row of weights, output and so on.
   size_t rows_ = 0;
   size_t keys_ = 0;  // That any of them sees.
@@ -383,8 +465,8 @@ class Block {
 };
 
 void AttendPlanned(const PlannedHeadTask& task, float* memory, Matrix out,
-                   PlannedHeadRecord* record, float* column_sums) {
-  Block(task, memory, out, record, column_sums).Run();
+                   PlannedHeadRecord* record, const PlannedHeadSums& sums) {
+  Block(task, memory, out, record, sums).Run();
 }
 
 void Quantize(ConstMatrix x, int32_t msb_bits, int32_t lsb_bits, Matrix full, Matrix upper) {
@@ -435,8 +517,8 @@ size_t PlannedAttentionScratchSize(int64_t head_dim, int64_t keys) {
 }
 
 void AttendPlannedHead(const PlannedHeadTask& task, float* scratch, Matrix out,
-                       PlannedHeadRecord* record, float* column_sums) {
-  HWY_DYNAMIC_DISPATCH(AttendPlanned)(task, scratch, out, record, column_sums);
+                       PlannedHeadRecord* record, const PlannedHeadSums& sums) {
+  HWY_DYNAMIC_DISPATCH(AttendPlanned)(task, scratch, out, record, sums);
 }
 
 void QuantizePlanes(ConstMatrix x, int32_t msb_bits, int32_t lsb_bits, Matrix full, Matrix upper) {

@@ -25,12 +25,21 @@ struct PlannedHeadTask {
   const int32_t* one_hot = nullptr;
   // The rules. With progressive quantization, head.key is what the first scores read.
   double value_keep = 1.0;
+  double value_threshold = 0.0;
   double refetch_threshold = 0.0;  // Rows whose largest probability is below are made again,
   ConstMatrix full_key;            // from these keys. Empty: no quantization.
+  /// Added to the scores of each key; whole vectors are read at its end. Null: nothing.
+  const float* key_bias = nullptr;
+  /// A bit for each key: sinks, of whose probability all but `beta` goes to the other
+  /// keys. Null: none.
+  const uint64_t* sinks = nullptr;
+  double beta = 1.0;
   WantedStatistics wanted;
+  /// Only the column sums, of the probabilities before any calibration.
+  bool only_sums = false;
 };
 
-/// What a block did. Its column sums go to memory of the caller.
+/// What a block did. Its sums go to memory of the caller.
 struct PlannedHeadRecord {
   double head_l1 = 0;
   double entropy = 0;
@@ -45,11 +54,17 @@ struct PlannedHeadRecord {
 /// Floats of scratch that AttendPlannedHead needs for a sequence of `keys`.
 size_t PlannedAttentionScratchSize(int64_t head_dim, int64_t keys);
 
-/// Writes the block's output [query.rows, head_dim], its record and, if wanted, its part of the
-/// column sums ([key.rows], overwritten). `scratch` is aligned to 64 bytes. Rows of Q, K and V that
-/// the plan does not need are not read, or what is read of them has no effect.
+/// Where the sums of a block go, if they are wanted.
+struct PlannedHeadSums {
+  float* column = nullptr;  // [key.rows]: overwritten by the block's part.
+  float* self = nullptr;    // [query.rows]: overwritten.
+};
+
+/// Writes the block's output [query.rows, head_dim], its record and the sums. `scratch` is aligned
+/// to 64 bytes. Rows of Q, K and V that the plan does not need are not read, or what is read of
+/// them has no effect.
 void AttendPlannedHead(const PlannedHeadTask& task, float* scratch, Matrix out,
-                       PlannedHeadRecord* record, float* column_sums);
+                       PlannedHeadRecord* record, const PlannedHeadSums& sums);
 
 /// Progressive quantization of rows of one head, as it is read: `full` are the values that
 /// msb + lsb bits leave, `upper` (unless empty) those that the upper msb bits leave.

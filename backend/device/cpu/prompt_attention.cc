@@ -50,6 +50,7 @@ class Block {
         heads_(static_cast<size_t>(input_.shape.heads / input_.shape.kv_heads)),
         rows_(static_cast<size_t>(task.rows)),
         first_(static_cast<size_t>(sequence_.slots - sequence_.rows + task.first_row)),
+        summed_from_(static_cast<size_t>(std::max(0, sequence_.sums_from - task.first_row))),
         layout_(dim_, heads_ * rows_),
         memory_(memory) {
     const int64_t row = sequence_.first_row + task.first_row;
@@ -84,11 +85,13 @@ class Block {
 
   /// Makes the scores once more, now that the largest and the total of each row are known.
   void Sum(int64_t* sums) {
+    if (summed_from_ >= rows_) return;
     for (size_t begin = 0; begin < keys(); begin += kKeyBlock) {
       const size_t count = std::min(kKeyBlock, keys() - begin);
       int64_t block_sums[kKeyBlock] = {};
       LoadKeys(begin, count);
       ForEachTile(begin, [&](size_t head, size_t q, size_t n) {
+        if (q + n <= summed_from_) return;
         Score(head, q, n, count);
         SumTile(head, q, n, begin, block_sums);
       });
@@ -196,7 +199,7 @@ class Block {
       auto sum = hn::Zero(di);  // Of at most kTileRows times 2^24.
       for (size_t r = 0; r < n; ++r) {
         const size_t visible = Visible(q + r, begin, kKeyBlock);
-        if (visible <= j) continue;
+        if (visible <= j || q + r < summed_from_) continue;
         const size_t i = head * rows_ + q + r;
         const auto e =
             ExpOf(hn::Sub(hn::Mul(hn::Load(d, scores(r) + j), scale), hn::Set(d, largest(i))));
@@ -216,7 +219,8 @@ class Block {
   const size_t dim_;
   const size_t heads_;  // That share the KV head. Queries are numbered [heads_][rows_].
   const size_t rows_;
-  const size_t first_;  // The slot of the first row.
+  const size_t first_;        // The slot of the first row.
+  const size_t summed_from_;  // The first row that sums are of.
   const Layout layout_;
   float* const memory_;
   ConstMatrix query_;  // [rows_, heads_ * dim_]

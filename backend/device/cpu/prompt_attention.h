@@ -27,9 +27,9 @@ int32_t PromptBlockRows(const AttentionShape& shape);
 size_t PromptScratchSize(const AttentionShape& shape);
 
 /// Writes the task's rows and heads of `out`. Keys are taken in blocks of fixed size from the
-/// cache's beginning, so a row's bits do not depend on the rows beside it. Adds probabilities, in
-/// units of kProbabilityUnit, to sums [slots] of the KV head unless it is null; tasks of the same
-/// KV head may run at once. `scratch` is aligned to 64 bytes.
+/// cache's beginning, so a row's bits do not depend on the rows beside it. Adds probabilities of
+/// the rows from sums_from on, in units of kProbabilityUnit, to sums [slots] of the KV head unless
+/// it is null; tasks of the same KV head may run at once. `scratch` is aligned to 64 bytes.
 void AttendPrompt(const PromptTask& task, float* scratch, Matrix out, int64_t* sums);
 
 }  // namespace thresher

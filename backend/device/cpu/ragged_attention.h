@@ -47,15 +47,31 @@ class RaggedAttention {
 
   static HeadTask TaskOf(const AttentionInput& input, const Block& block, int64_t head);
 
+  /// Of a head that runs.
+  PlannedHeadTask PlannedTaskOf(const AttentionInput& input, const SequencePlan& plan,
+                                const Block& block, int64_t head);
+  /// Where the sums of a task go; `task` is block * heads + head.
+  PlannedHeadSums SumsOf(int64_t task);
+
+  /// key_bias_ from token sizes.
+  void TakeLogarithms(const AttentionInput& input, std::span<const SequencePlan* const> plans);
+
+  /// Attends once for the column sums of calibrated heads, and finds sinks_.
+  void FindSinks(const AttentionInput& input, std::span<const SequencePlan* const> plans);
+
   /// Quantises Q and K of the sequences whose plans ask for it, head by head.
   void Quantize(const AttentionInput& input, std::span<const SequencePlan* const> plans);
 
   ThreadPool* const pool_;
   WorkerScratch* const scratch_;
   std::vector<Block> blocks_;
+  int64_t work_ = 0;     // Of the blocks' attention,
+  int64_t longest_ = 0;  // and the most keys that one of them has.
   // Under plans. By task, so that the statistics are summed in one order:
   std::vector<PlannedHeadRecord> task_records_;
-  AlignedBuffer<float> task_sums_;
+  AlignedBuffer<float> task_sums_;    // [tasks][longest_ + kQueryBlock]
+  AlignedBuffer<float> key_bias_;     // By row of the batch: logarithms of token sizes.
+  std::vector<CandidateMask> sinks_;  // By sequence: [heads][1][keys].
   // And what the first scores of quantised sequences read, and the keys of rows that refetch.
   MatrixBuffer quantized_query_, upper_key_, full_key_;
 };

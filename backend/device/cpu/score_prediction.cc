@@ -33,17 +33,16 @@ struct Layout : ScratchLayout {
 size_t ScratchSize(size_t head_dim, size_t keys) { return Layout(head_dim, keys).size; }
 
 /// The scores of a head's queries [first, first + rows) (at most kQueryBlock) and all keys:
-/// scores(i, j) = query(i) . key(j) * (factor * query_scale(i) * key_scale(j)), with factor =
-/// kMantissaCorrection * operands.scale. They lie in `memory`.
+/// scores(i, j) = query(i) . key(j) * (factor * query_scale(i) * key_scale(j)). They lie in
+/// `memory`.
 ConstMatrix Predict(const ScoreOperands& operands, int32_t head, int64_t first, int64_t rows,
                     float* memory) {
   const F32 d;
   const size_t tile = TileCols();
   const int64_t kv_head = head / (operands.query_scales.cols / operands.key_scales.cols);
   const ConstMatrix query =
-      HeadColumns(operands.query_codes, head, operands.head_dim).Rows(first, rows);
-  const ConstMatrix key = HeadColumns(operands.key_codes, kv_head, operands.head_dim);
-  const float common_factor = kMantissaCorrection * operands.scale;
+      HeadColumns(operands.query_codes, head, operands.width).Rows(first, rows);
+  const ConstMatrix key = HeadColumns(operands.key_codes, kv_head, operands.width);
   const auto dim = static_cast<size_t>(query.cols);
   const auto queries = static_cast<size_t>(query.rows);
   const auto keys = static_cast<size_t>(key.rows);
@@ -68,7 +67,7 @@ ConstMatrix Predict(const ScoreOperands& operands, int32_t head, int64_t first, 
       }
       for (size_t r = 0; r < n; ++r) {
         const auto factor =
-            hn::Set(d, common_factor *
+            hn::Set(d, operands.factor *
                            operands.query_scales.row(first + static_cast<int64_t>(q + r))[head]);
         float* const row = to + r * stride;
         for (size_t j = 0; j < count; j += hn::Lanes(d)) {
@@ -150,7 +149,7 @@ HWY_EXPORT(Encode);
 void PredictScores(const ScoreOperands& operands, std::span<const int32_t> heads,
                    ScoreBlockBody body, ThreadPool* pool, WorkerScratch* scratch) {
   const int64_t rows = operands.query_codes.rows;
-  const int64_t dim = operands.head_dim;
+  const int64_t dim = operands.width;
   const int64_t blocks = DivideUp(rows, kQueryBlock);
   scratch->Resize(
       HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(dim), static_cast<size_t>(rows)));

@@ -40,9 +40,49 @@ class Group {
       slots_.assign(sequence_.reads.begin(), sequence_.reads.end());
       return;
     }
+    if (sequence_.decode && sequence_.ChoosesStretches(*input_.layout)) return ChooseStretches();
     const int32_t own = sequence_.slots - sequence_.rows + row;
     slots_.resize(static_cast<size_t>(sequence_.decode ? sequence_.slots : own + 1));
     std::iota(slots_.begin(), slots_.end(), 0);
+  }
+
+  /// Fills slots_ with those of the stretches whose bound is largest.
+  void ChooseStretches() {
+    const KvLayout& layout = *input_.layout;
+    const int32_t dim = input_.shape.head_dim;
+    const int32_t heads = input_.shape.heads / input_.shape.kv_heads;
+    const int32_t length = layout.format().stretch;
+    const int32_t newest = layout.Stretches(sequence_.slots) - 1;
+    const float* const queries =
+        input_.query.row(sequence_.first_row) + int64_t{kv_head_} * heads * dim;
+    std::vector<float> least(static_cast<size_t>(dim)), greatest(static_cast<size_t>(dim));
+    std::vector<double> bounds;  // But for the newest, which is read in any case.
+    for (int32_t stretch = 0; stretch < newest; ++stretch) {
+      std::byte* const page = sequence_.pages[stretch * length / kKvPageTokens];
+      LoadBounds(layout, layout.bounds(page, input_.layer, kv_head_),
+                 stretch % (kKvPageTokens / length), least.data(), greatest.data());
+      double largest = -std::numeric_limits<double>::infinity();
+      for (int32_t h = 0; h < heads; ++h) {
+        double bound = 0.0;
+        for (int32_t d = 0; d < dim; ++d) {
+          const double q = queries[h * dim + d];
+          bound += q > 0 ? q * greatest[d] : q * least[d];
+        }
+        // Whose bound is NaN has such a key, which must be seen.
+        if (std::isnan(bound)) bound = std::numeric_limits<double>::infinity();
+        largest = std::max(largest, bound);
+      }
+      bounds.push_back(largest);
+    }
+    const auto chosen = top_k_(bounds, sequence_.read_stretches - 1);
+    record_->stretches.insert(record_->stretches.end(), chosen.begin(), chosen.end());
+    record_->stretches.push_back(newest);
+    for (const int32_t stretch : std::span(record_->stretches).last(chosen.size() + 1)) {
+      const int32_t end = std::min(sequence_.slots, (stretch + 1) * length);
+      for (int32_t slot = stretch * length; slot < end; ++slot) slots_.push_back(slot);
+    }
+    record_->bounds += int64_t{newest} * heads;
+    record_->bytes += newest * static_cast<int64_t>(layout.bound_bytes());
   }
 
   void AttendHead(int32_t row, int32_t head) {
@@ -59,7 +99,7 @@ class Group {
       refetched_ = true;
       total = Softmax(query, false);
     }
-    if (sequence_.want_sums) {
+    if (sequence_.want_sums && row >= sequence_.sums_from) {
       const size_t slots = record_->sums.size() / static_cast<size_t>(input_.shape.kv_heads);
       int64_t* const sums = record_->sums.data() + static_cast<size_t>(kv_head_) * slots;
       for (size_t n = 0; n < slots_.size(); ++n) {
@@ -129,9 +169,8 @@ void ReferenceCachedAttention(const CachedAttentionInput& input, Matrix out,
     const CachedSequence& sequence = input.sequences[s];
     records[s] = {};
     if (sequence.want_sums) {
-      const size_t slots =
-          sequence.reads.empty() ? static_cast<size_t>(sequence.slots) : sequence.reads.size();
-      records[s].sums.assign(static_cast<size_t>(input.shape.kv_heads) * slots, 0);
+      records[s].sums.assign(
+          static_cast<size_t>(input.shape.kv_heads) * sequence.SlotsRead(*input.layout), 0);
     }
     for (int32_t h = 0; h < input.shape.kv_heads; ++h) {
       Group group(input, sequence, h, out, &records[s]);

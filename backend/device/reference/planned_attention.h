@@ -12,9 +12,13 @@
 //      use Q in full and of K its most significant plane: two's complement, the low lsb bits read
 //      as zero, which rounds toward minus infinity. Where the largest probability of the row is
 //      below `threshold`, its scores are made again from all b bits. V stays as it is.
-//   4. Column sums, entropy and sink share are of these probabilities.
-//   5. Local value pruning reads the V rows of the ceil(value_keep * keys seen) largest
-//      probabilities (KeepCount, exact top-k); the others add nothing and nothing is renormalised.
+//      Token sizes are added as logarithms to every score, the first ones and those made again.
+//   4. Calibrated heads move probability from sinks to other keys (AttentionCalibration). Sinks are
+//      found in the probabilities of step 3, one-hot queries as 1; those are not moved themselves.
+//   5. Column and self sums, entropy and sink share are of these probabilities.
+//   6. Local value pruning reads the V rows of the ceil(value_keep * keys seen) largest
+//      probabilities (KeepCount, exact top-k), and of these those of value_threshold or more; the
+//      others add nothing and nothing is renormalised.
 //
 // The dense plan gives the bits of the device's plain attention. Rows of K and V that a plan does
 // not need (plan_rows.h) are never read.
