@@ -74,7 +74,7 @@ class Search {
       std::vector<bool> alive(bounds_.size(), true);
       for (size_t r = 0; r < options_.shares.size(); ++r) {
         if (std::ranges::count(alive, true) == 0) break;
-        const std::string policy = WithShare(options_.ladders[l], options_.shares[r]);
+        const std::string policy = options_.rung(options_.ladders[l], options_.shares[r]);
         const double rungs = static_cast<double>(options_.shares.size());
         const double done = (static_cast<double>(l) + static_cast<double>(r) / rungs) /
                             static_cast<double>(options_.ladders.size());
@@ -156,10 +156,21 @@ absl::StatusOr<std::vector<std::string>> LaddersOf(std::string_view policy) {
   if (policy == "spatten") {
     return std::vector<std::string>{"spatten:final=*", "spatten:final=*,heads=*"};
   }
+  if (policy == kElsaLadder) return std::vector<std::string>{std::string(kElsaLadder)};
+  for (const std::string_view name : {"dota", "projection", "sofa", "principal"}) {
+    if (policy == name) return std::vector<std::string>{fmt::format("{}:topk=*", name)};
+  }
+  if (policy == "sanger") return std::vector<std::string>{"sanger:threshold=~"};
   if (policy == "fact") return std::vector<std::string>{"fact:topk=*", "fact:topk=*,ffn=*"};
+  if (policy == "powerbert") return std::vector<std::string>{"powerbert:final=*"};
+  if (policy == "ltp") return std::vector<std::string>{"ltp:final=~"};
+  if (policy == "tome") return std::vector<std::string>{"tome:final=*"};
+  if (policy == "mnnfast") return std::vector<std::string>{"mnnfast:threshold=~"};
   return InvalidArgument(
-      "policy '{}': nothing to search; say spatten or fact, or write * for the share that is "
-      "searched: spatten:final=*,heads=0.75",
+      "policy '{}': nothing to search; say spatten, fact, powerbert, ltp, tome, mnnfast, sanger, "
+      "elsa, dota, projection, sofa or principal, or "
+      "write "
+      "* for the share (~ for the threshold) that is searched: spatten:final=*,heads=0.75",
       policy);
 }
 

@@ -1,13 +1,13 @@
 // Finds the fastest policy that keeps a bound on the quality lost, and measures how sure that is.
 //
-// What is searched are ladders: a policy's text with '*' for a share, which falls rung by rung. A
-// ladder is walked from its gentlest rung, for each bound, until a rung fails: its upper confidence
-// bound of the loss is above the bound, or that of the drift above `max_kl` (`max_cosine_drift`
-// where similarity is measured). Rungs are tested in an order fixed beforehand and only while all
-// before them passed, so that the ladder as a whole errs no more often than one test does; several
-// ladders share the allowed error evenly. The confidence thus holds for the policy chosen for a
-// bound, however many were tried; for each bound, not for all of them together. The drift's bound
-// is the central limit theorem's, so nearly so.
+// What is searched are ladders: a policy's text with '*' for a share, which falls rung by rung, or
+// '~' for a threshold, which rises (WithShare). A ladder is walked from its gentlest rung, for each
+// bound, until a rung fails: its upper confidence bound of the loss is above the bound, or that of
+// the drift above `max_kl` (`max_cosine_drift` where similarity is measured). Rungs are tested in
+// an order fixed beforehand and only while all before them passed, so that the ladder as a whole
+// errs no more often than one test does; several ladders share the allowed error evenly. The
+// confidence thus holds for the policy chosen for a bound, however many were tried; for each bound,
+// not for all of them together. The drift's bound is the central limit theorem's, so nearly so.
 //
 // Of the rungs that passed, the fastest is chosen; dense if none is faster than dense.
 #ifndef THRESHER_BACKEND_EVALUATION_CALIBRATION_H_
@@ -28,7 +28,12 @@
 
 namespace thresher {
 
-/// The ladders of a policy by name alone ("spatten", "fact"); a text with '*' is a ladder itself.
+/// The ladder whose rungs are thresholds that are learned from the data first (elsa_thresholds.h);
+/// CalibrationOptions::rung must know it.
+inline constexpr std::string_view kElsaLadder = "elsa";
+
+/// The ladders of a policy by name alone ("spatten", "ltp"); a text with '*' or '~' is a ladder
+/// itself.
 /// INVALID_ARGUMENT for a text that has nothing to search.
 absl::StatusOr<std::vector<std::string>> LaddersOf(std::string_view policy);
 
@@ -45,6 +50,8 @@ inline constexpr double kDefaultMaxCosineDrift = 0.05;
 
 struct CalibrationOptions {
   std::vector<std::string> ladders;
+  /// The policy of a ladder's rung.
+  std::function<std::string(std::string_view ladder, double share)> rung = WithShare;
   std::vector<double> shares = DefaultShares();      // Falling.
   std::vector<double> bounds;                        // Of the loss, each in (0, 1].
   double max_kl = kDefaultMaxKl;                     // kAccuracy; in nats.

@@ -129,6 +129,7 @@ absl::Status EngineRunner::Submit(size_t index, const std::shared_ptr<const Poli
   job.engine = std::shared_ptr<Engine>(model_, model_->engine.get());
   job.sequence = sequences_[index];
   job.sequence.policy = policy;
+  job.sequence.detail.distribution = measures_attention();
   job.cancelled = outcome->cancelled;
   job.done = [this, index, outcome](absl::StatusOr<JobResult> result) {
     MutexLock lock(&outcome->mutex);
@@ -144,6 +145,7 @@ absl::Status EngineRunner::Submit(size_t index, const std::shared_ptr<const Poli
       answer.output = std::move(output.logits);
       answer.pooled = std::move(output.embedding);
       AddWork(output.report.total(), &outcome->pass.work);
+      outcome->pass.attention.Add(output.report);
       outcome->pass.policy = output.report.policy();
     }
     ++outcome->done;
@@ -156,6 +158,11 @@ absl::Status EngineRunner::Submit(size_t index, const std::shared_ptr<const Poli
 
 absl::StatusOr<Pass> EngineRunner::Run(std::string_view text, const PassProgress& progress) {
   THRESHER_ASSIGN_OR_RETURN(const auto policy, model_->engine->ParsePolicy(text));
+  return Run(policy, progress);
+}
+
+absl::StatusOr<Pass> EngineRunner::Run(const std::shared_ptr<const Policy>& policy,
+                                       const PassProgress& progress) {
   THRESHER_RETURN_IF_ERROR(WarmUp(policy));
 
   Outcome outcome;

@@ -30,6 +30,11 @@ class EngineRunner final : public Runner {
       std::span<const LabelledExample> examples);
 
   absl::StatusOr<Pass> Run(std::string_view policy, const PassProgress& progress) override;
+  absl::StatusOr<Pass> Run(const std::shared_ptr<const Policy>& policy,
+                           const PassProgress& progress);
+
+  /// What is run: one sequence for each example, or two, of a pair that is embedded.
+  std::span<const Sequence> sequences() const { return sequences_; }
 
  private:
   EngineRunner(std::shared_ptr<LoadedModel> model, bool embeds_pairs,

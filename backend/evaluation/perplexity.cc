@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "backend/device/simulator/simulation.h"
 #include "backend/engine/sampler.h"
 #include "backend/sparsity/report.h"
 #include "backend/tensor/status.h"
@@ -41,8 +42,9 @@ std::vector<std::string_view> Documents(std::string_view text, const std::string
 /// Runs windows together, from their prompts to their ends.
 class Group {
  public:
-  Group(DecoderEngine& engine, const PerplexityOptions& options, int64_t* scored)
-      : engine_(engine), options_(options), scored_(scored) {}
+  /// `first`: the number of the first window.
+  Group(DecoderEngine& engine, const PerplexityOptions& options, size_t first, int64_t* scored)
+      : engine_(engine), options_(options), first_(first), scored_(scored) {}
 
   absl::Status Start(std::shared_ptr<const Policy> policy,
                      std::span<const std::vector<int32_t>> windows) {
@@ -67,8 +69,7 @@ class Group {
         const size_t count = prompt ? static_cast<size_t>(options_.prompt) : 1;
         parts_.push_back({.text = window.text.get(),
                           .ids = window.ids.subspan(window.next, count),
-                          .prompt = prompt,
-                          .prompt_ends = prompt,
+                          .prompt_tokens = prompt ? options_.prompt : 0,
                           .logits = StepPart::Logits::kLast});
         stepping_.push_back(&window);
         window.next += count;
@@ -82,6 +83,10 @@ class Group {
             finite &= std::isfinite(log_p);
             window.loss -= log_p;
             ++*scored_;
+            if (options_.on_logits != nullptr) {
+              options_.on_logits(first_ + static_cast<size_t>(&window - windows_.data()),
+                                 window.next, logits);
+            }
           }));
       if (!finite) return Internal("the model's answer is not finite");
       if (options_.progress != nullptr && !options_.progress(*scored_)) {
@@ -95,6 +100,7 @@ class Group {
  private:
   DecoderEngine& engine_;
   const PerplexityOptions& options_;
+  const size_t first_;
   int64_t* const scored_;
   std::vector<Window> windows_;
   std::vector<StepPart> parts_;
@@ -169,13 +175,14 @@ absl::StatusOr<PerplexityResult> MeasurePerplexity(DecoderEngine& engine,
   const auto start = std::chrono::steady_clock::now();
   const auto batch = static_cast<size_t>(std::max(options.batch, 1));
   for (size_t first = 0; first < windows.size(); first += batch) {
-    Group group(engine, options, &result.tokens);
+    Group group(engine, options, first, &result.tokens);
     THRESHER_RETURN_IF_ERROR(
         group.Start(policy, windows.subspan(first, std::min(batch, windows.size() - first))));
     THRESHER_RETURN_IF_ERROR(group.Run());
     for (const Window& window : group.windows()) {
       const v1::PruningReport report = DecoderEngine::Report(*window.text);
       AddWork(report.decode(), &result.decode);
+      if (report.has_simulation()) AddSimulation(report.simulation(), &result.simulation);
       result.held.set_dense(result.held.dense() + report.kv_held().dense());
       result.held.set_done(result.held.done() + report.kv_held().done());
       const auto scored = static_cast<double>(window.ids.size()) - options.prompt;

@@ -42,6 +42,8 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const Tokenizer& to
 struct PerplexityOptions {
   int32_t prompt = 1;  // Tokens of each window that are read as a prompt; the rest is scored.
   int32_t batch = 16;  // Windows that run together.
+  /// Hears the logits of every scored token: of which window, and the token's place in it.
+  std::function<void(size_t window, size_t token, std::span<const float> logits)> on_logits;
   /// Called now and then with the tokens scored so far; false stops with CANCELLED.
   std::function<bool(int64_t scored)> progress;
 };
@@ -56,6 +58,7 @@ struct PerplexityResult {
   v1::PruningReport::Work decode;  // Of the decode steps.
   v1::PruningReport::Amount held;  // Bytes at the ends of the windows.
   int64_t steps = 0;               // Decode steps, over windows.
+  v1::Simulation simulation;       // On a simulated device, with `batch` 1.
   double seconds = 0;              // All of it, prompts too.
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "backend/evaluation/attention_means.h"
 #include "backend/evaluation/quality.h"
 #include "thresher/v1/sparsity.pb.h"
 
@@ -20,6 +21,7 @@ struct Pass {
   std::vector<Answer> answers;   // In the examples' order.
   std::string policy;            // As it ran, in full.
   v1::PruningReport::Work work;  // Of all examples.
+  AttentionMeans attention;      // Of all examples, if the runner measures it.
   double seconds = 0;            // From the first example to the last answer, without tokenizing.
 };
 
@@ -31,6 +33,13 @@ class Runner {
   virtual ~Runner() = default;
   /// INVALID_ARGUMENT: a policy that the model can't have.
   virtual absl::StatusOr<Pass> Run(std::string_view policy, const PassProgress& progress) = 0;
+
+  /// From now on passes measure the attention, which makes them slower.
+  void MeasureAttention() { measures_attention_ = true; }
+  bool measures_attention() const { return measures_attention_; }
+
+ private:
+  bool measures_attention_ = false;
 };
 
 }  // namespace thresher

@@ -12,7 +12,15 @@ namespace thresher {
 
 std::string WithShare(std::string_view policy, double share) {
   std::string text;
-  for (const char c : policy) text += c == '*' ? fmt::format("{}", share) : std::string(1, c);
+  for (const char c : policy) {
+    if (c == '*') {
+      text += fmt::format("{}", share);
+    } else if (c == '~') {
+      text += fmt::format("{:.6g}", (1 - share) * (1 - share));
+    } else {
+      text += c;
+    }
+  }
   return text;
 }
 
@@ -48,6 +56,7 @@ absl::StatusOr<std::vector<PolicyResult>> Sweep(Runner& runner, Measure measure,
       if (round > 0) continue;  // The same policy gives the same answers.
       result.policy = pass->policy;
       result.work = std::move(pass->work);
+      result.attention = pass->attention;
       const std::vector<Answer>& base = i == 0 ? pass->answers : dense;
       THRESHER_ASSIGN_OR_RETURN(result.quality, MeasureQuality(measure, examples, base,
                                                                pass->answers, options.confidence));

@@ -17,9 +17,13 @@
 
 namespace thresher {
 
-/// A policy's text with `share` written for every '*' in it: what a sweep or a search goes through.
+/// A policy's text with `share` written for every '*' in it, and for every '~' the threshold
+/// (1 - share)^2, which rises as the share falls, finely at first: what a sweep or a search goes
+/// through.
 std::string WithShare(std::string_view policy, double share);
-inline bool HasShare(std::string_view policy) { return policy.find('*') != std::string_view::npos; }
+inline bool HasShare(std::string_view policy) {
+  return policy.find_first_of("*~") != std::string_view::npos;
+}
 
 /// How one policy did.
 struct PolicyResult {
@@ -27,6 +31,7 @@ struct PolicyResult {
   std::string policy;    // As it ran, in full.
   Quality quality;
   v1::PruningReport::Work work;
+  AttentionMeans attention;  // Empty unless the runner measures it.
   double requests_per_second = 0;
   double speedup = 1;  // Over dense, of the same sweep.
 };

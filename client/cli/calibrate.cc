@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/evaluation/calibration.h"
+#include "backend/evaluation/elsa_thresholds.h"
 #include "backend/evaluation/engine_runner.h"
 #include "backend/evaluation/fingerprint.h"
 #include "backend/evaluation/profile.h"
@@ -83,6 +84,24 @@ std::string TooFewText(const v1::SparsityProfile& profile, const Calibration::To
       too_few.needed);
 }
 
+/// Learns the thresholds of all rungs of ELSA's ladder, if it is searched.
+absl::Status LearnElsa(EngineRunner& runner, const ModelInfo& model, std::stop_token stop,
+                       CalibrationOptions* options) {
+  if (std::ranges::count(options->ladders, kElsaLadder) == 0) return absl::OkStatus();
+  std::vector<double> degrees;
+  for (const double share : options->shares) degrees.push_back(ElsaDegree(share));
+  const auto learner =
+      std::make_shared<const ElsaThresholds>(model.layers, model.heads, std::move(degrees));
+  THRESHER_RETURN_IF_ERROR(
+      runner.Run(learner, [&](int64_t) { return !stop.stop_requested(); }).status());
+  options->rung = [learner, shares = options->shares](std::string_view ladder, double share) {
+    if (ladder != kElsaLadder) return WithShare(ladder, share);
+    return learner->PolicyOf(
+        static_cast<size_t>(std::ranges::find(shares, share) - shares.begin()));
+  };
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
   CalibrationOptions options;
   for (const std::string& policy : flags.policies) {
@@ -127,6 +146,7 @@ absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
   THRESHER_ASSIGN_OR_RETURN(const LabelledData data,
                             ReadData(flags.data, measure, model->info.labels));
   THRESHER_ASSIGN_OR_RETURN(const auto runner, EngineRunner::Create(model, measure, data.examples));
+  THRESHER_RETURN_IF_ERROR(LearnElsa(*runner, model->info, stop, &options));
   THRESHER_ASSIGN_OR_RETURN(Calibration calibration, Calibrate(*runner, measure, data, options));
   bar.Hide();
 
@@ -198,9 +218,12 @@ Command DefineCalibrate(CLI::App& root) {
       ->option_text("X");
   AddShare(*app, "--confidence", flags->confidence, "Of each bound's promise (default 95%)")
       ->option_text("X");
-  app->add_option("--policy", flags->policies,
-                  "What is searched: spatten (default), fact, or a policy's text with * for the "
-                  "share that falls: spatten:final=*,heads=0.75. Repeat it for more")
+  app->add_option(
+         "--policy", flags->policies,
+         "What is searched: spatten (default), fact, powerbert, ltp, tome, mnnfast, sanger, "
+         "elsa, dota, projection, sofa, principal, or a policy's text with * for the share that "
+         "falls, ~ for the threshold that rises: "
+         "spatten:final=*,heads=0.75. Repeat it for more")
       ->option_text("POLICY")
       ->allow_extra_args(false);
   app->add_option("--rounds", flags->rounds,

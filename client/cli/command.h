@@ -30,6 +30,7 @@ Command DefineTokenize(CLI::App& root);
 Command DefineGenerate(CLI::App& root);
 Command DefineEvaluate(CLI::App& root);
 Command DefineCalibrate(CLI::App& root);
+Command DefineCompare(CLI::App& root);
 Command DefineLoad(CLI::App& root);
 Command DefinePolicies(CLI::App& root);
 Command DefineSimulate(CLI::App& root);

@@ -31,8 +31,8 @@ std::vector<Command> DefineCommands(CLI::App& root) {
   std::vector<Command> commands;
   for (Command (*define)(CLI::App&) :
        {&DefineClassify, &DefineEmbed, &DefineTokenClassify, &DefineAnswer, &DefineTokenize,
-        &DefineGenerate, &DefineLoad, &DefineEvaluate, &DefineCalibrate, &DefineSimulate,
-        &DefinePolicies, &DefineModels, &DefineHealth}) {
+        &DefineGenerate, &DefineLoad, &DefineEvaluate, &DefineCompare, &DefineCalibrate,
+        &DefineSimulate, &DefinePolicies, &DefineModels, &DefineHealth}) {
     commands.push_back(define(root));
   }
   return commands;

@@ -33,12 +33,13 @@ struct Flags {
   CallLimits limits;
   DataFlags data;
   LocalModelFlags local;
-  TextFlags text;  // Of a decoder.
+  WindowFlags text;  // Of a decoder.
   std::vector<std::string> sparsity;
   std::vector<double> shares = kDefaultShares;
   int rounds = 1;
   std::string csv;
   PlotOptions plot;
+  bool attention = false;
   bool json = false;
   bool quiet = false;
 };
@@ -112,12 +113,8 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
     THRESHER_RETURN_IF_ERROR(PlotScript({}, {}, flags.plot).status());
   }
   std::vector<Sweep> sweeps;
-  std::vector<std::string> policies;  // Each once.
   for (const std::string& sparsity : flags.sparsity) {
     sweeps.push_back({sparsity, PoliciesOf(sparsity, flags.shares)});
-    for (const std::string& policy : sweeps.back().policies) {
-      if (std::ranges::count(policies, policy) == 0) policies.push_back(policy);
-    }
   }
   Setup setup;
   if (!flags.server.empty()) {
@@ -125,12 +122,16 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
   } else {
     THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<LoadedModel> model, LoadModelOf(flags));
     if (model->decoder != nullptr) {
+      if (flags.attention) {
+        return InvalidArgument("--attention: {} is a decoder; of encoders alone", flags.model);
+      }
       return EvaluateText(
           *model, flags.data.path, flags.data.limit, flags.text, sweeps,
           {.json = flags.json, .quiet = flags.quiet, .csv = flags.csv, .plot = flags.plot}, stop);
     }
     THRESHER_RETURN_IF_ERROR(SetUpLocal(std::move(model), flags, &setup));
   }
+  if (flags.attention) setup.runner->MeasureAttention();
   Progress bar(!flags.quiet);
   SweepOptions options;
   options.rounds = flags.rounds;
@@ -139,9 +140,9 @@ absl::Status Evaluate(const Flags& flags, std::stop_token stop) {
     bar.Update(static_cast<int64_t>(passes * examples), 0, passes / static_cast<double>(total));
     return !stop.stop_requested();
   };
-  THRESHER_ASSIGN_OR_RETURN(
-      const std::vector<PolicyResult> results,
-      thresher::Sweep(*setup.runner, setup.measure, setup.data.examples, policies, options));
+  THRESHER_ASSIGN_OR_RETURN(const std::vector<PolicyResult> results,
+                            thresher::Sweep(*setup.runner, setup.measure, setup.data.examples,
+                                            PoliciesIn(sweeps), options));
   bar.Hide();
   if (flags.json) {
     for (const PolicyResult& result : results) Print(Dump(ToJson(result)) + "\n");
@@ -186,6 +187,10 @@ Command DefineEvaluate(CLI::App& root) {
                   "Passes over the data; each policy's fastest counts (default 1)")
       ->check(CLI::Range(1, 1000))
       ->option_text("N");
+  app->add_flag(
+      "--attention", flags->attention,
+      "Measure the attention too, of an encoder: the mean entropy of its rows, heads that "
+      "are collapsed, overloaded or rest on the first token; passes get slower by it");
   app->add_flag("--json", flags->json, "Print one JSON object a line for each policy");
   app->add_option("--csv", flags->csv, "Write the table there too")->option_text("FILE");
   app->add_option("--plot", flags->plot.path, "Draw the curves with gnuplot, as .svg or .png")
@@ -200,21 +205,7 @@ Command DefineEvaluate(CLI::App& root) {
   app->add_flag("--quiet", flags->quiet, "No progress bar");
   AddDataFlags(*app, flags->data);
   AddLocalModelFlags(*app, flags->local);
-  app->add_option("--window", flags->text.window,
-                  "The text is cut into windows of so many tokens (default: the context)")
-      ->check(CLI::Range(2, 1 << 20))
-      ->option_text("N")
-      ->group("On a decoder, whose --data is a plain text");
-  app->add_option("--document", flags->text.document,
-                  "A document begins at each line that begins so; of each only the beginning, at "
-                  "most a window, is taken")
-      ->option_text("TEXT")
-      ->group("On a decoder, whose --data is a plain text");
-  app->add_option("--prompt-tokens", flags->text.prompt,
-                  "Of each window so many are read densely and not scored (default 1)")
-      ->check(CLI::PositiveNumber)
-      ->option_text("N")
-      ->group("On a decoder, whose --data is a plain text");
+  AddWindowFlags(*app, flags->text, "1");
   AddServerFlags(*app, *flags);
   app->footer(
       "LOSS is in points of the metric against dense, AT MOST its upper 95 % bound; KL and COSINE\n"

@@ -95,8 +95,28 @@ Json ToJson(const PerplexityResult& result, const PerplexityResult& dense) {
           {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds}};
 }
 
+void AddWindowFlags(CLI::App& app, WindowFlags& flags, const std::string& prompt) {
+  const std::string group = "On a decoder, whose --data is a plain text";
+  app.add_option("--window", flags.window,
+                 "The text is cut into windows of so many tokens (default: the context)")
+      ->check(CLI::Range(2, 1 << 20))
+      ->option_text("N")
+      ->group(group);
+  app.add_option("--document", flags.document,
+                 "A document begins at each line that begins so; of each only the beginning, at "
+                 "most a window, is taken")
+      ->option_text("TEXT")
+      ->group(group);
+  app.add_option(
+         "--prompt-tokens", flags.prompt,
+         fmt::format("Of each window so many are read densely and not scored (default {})", prompt))
+      ->check(CLI::PositiveNumber)
+      ->option_text("N")
+      ->group(group);
+}
+
 absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t limit,
-                          const TextFlags& flags, std::span<const Sweep> sweeps,
+                          const WindowFlags& flags, std::span<const Sweep> sweeps,
                           const TextOutput& output, std::stop_token stop) {
   if (!output.plot.path.empty()) {  // Before the work.
     THRESHER_RETURN_IF_ERROR(TextPlotScript({}, {}, output.plot).status());
@@ -106,12 +126,10 @@ absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t l
                             {.tokens = flags.window, .document = flags.document, .limit = limit});
   if (!windows.ok()) return Annotate(windows.status(), path);
   std::vector<std::string> all = {"dense"};
-  for (const Sweep& sweep : sweeps) {
-    for (const std::string& policy : sweep.policies) {
-      THRESHER_RETURN_IF_ERROR(
-          Annotate(model.decoder->ParsePolicy(policy).status(), policy));  // Before the work.
-      if (std::ranges::count(all, policy) == 0) all.push_back(policy);
-    }
+  for (const std::string& policy : PoliciesIn(sweeps)) {
+    THRESHER_RETURN_IF_ERROR(
+        Annotate(model.decoder->ParsePolicy(policy).status(), policy));  // Before the work.
+    if (policy != "dense") all.push_back(policy);
   }
   int64_t tokens = 0;  // Of a pass.
   for (const auto& window : *windows) tokens += static_cast<int64_t>(window.size()) - flags.prompt;

@@ -3,6 +3,7 @@
 #ifndef THRESHER_CLIENT_CLI_EVALUATE_TEXT_H_
 #define THRESHER_CLIENT_CLI_EVALUATE_TEXT_H_
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <span>
 #include <stop_token>
@@ -16,11 +17,14 @@
 
 namespace thresher::cli {
 
-struct TextFlags {
+struct WindowFlags {
   int32_t window = 0;  // Tokens; 0: the model's context.
   std::string document;
   int32_t prompt = 1;
 };
+
+/// `prompt`: its default, for people.
+void AddWindowFlags(CLI::App& app, WindowFlags& flags, const std::string& prompt);
 
 /// What comes of it: a table, or an object a line, and files where a path is given.
 struct TextOutput {
@@ -32,7 +36,7 @@ struct TextOutput {
 
 /// Measures each policy, once, after dense.
 absl::Status EvaluateText(LoadedModel& model, const std::string& path, int64_t limit,
-                          const TextFlags& flags, std::span<const Sweep> sweeps,
+                          const WindowFlags& flags, std::span<const Sweep> sweeps,
                           const TextOutput& output, std::stop_token stop);
 
 /// {"sparsity", "policy", "perplexity", "loss", "standard_error", "loss_over_dense", "tokens",

@@ -52,7 +52,9 @@ void AddLocalModelFlags(CLI::App& app, LocalModelFlags& flags) {
 }
 
 CLI::Option* AddShares(CLI::App& app, std::vector<double>& shares) {
-  return app.add_option("--shares", shares, "What * stands for (default 0.9,0.8,...,0.1)")
+  return app
+      .add_option("--shares", shares,
+                  "What * stands for (default 0.9,0.8,...,0.1); ~ stands for (1 - X)^2")
       ->delimiter(',')
       ->check(CheckShare)
       ->transform(

@@ -29,6 +29,10 @@ Json ToJson(const PolicyResult& result) {
   const v1::PruningReport::Amount& bytes = result.work.bytes();
   json["bytes"] = {{"dense", bytes.dense()}, {"done", bytes.done()}};
   json["refetch_share"] = RefetchShare(result.work);
+  if (!result.attention.empty()) {
+    Json& attention = json["attention"] = Json::object();
+    for (const auto& [name, mean] : result.attention.Means()) attention[std::string(name)] = mean;
+  }
   json["n"] = quality.n;
   return json;
 }
@@ -46,6 +50,10 @@ std::string ToTable(std::span<const PolicyResult> results) {
   }
   heading.insert(heading.end(),
                  {"COSINE", "TOKEN", "HEAD", "VALUE", "SCORE", "QKV", "FFN", "REQ/S", "SPEEDUP"});
+  const bool attention = !results.front().attention.empty();
+  if (attention) {
+    heading.insert(heading.end(), {"ENTROPY", "COLLAPSED", "OVERLOADED", "SINK", "SINK HEADS"});
+  }
   for (const PolicyResult& result : results) {
     const Quality& quality = result.quality;
     std::vector<std::string>& row = rows.emplace_back();
@@ -67,6 +75,10 @@ std::string ToTable(std::span<const PolicyResult> results) {
     }
     row.push_back(fmt::format("{:.0f}", result.requests_per_second));
     row.push_back(fmt::format("{:.2f}", result.speedup));
+    if (!attention) continue;
+    for (const auto& [name, mean] : result.attention.Means()) {
+      row.push_back(fmt::format("{:.3f}", mean));
+    }
   }
   return Table(rows);
 }

@@ -12,7 +12,8 @@ namespace thresher::cli {
 
 /// {"sparsity", "policy", "accuracy" | "pearson", "spearman", "agreement", "loss", "loss_upper",
 /// "kl", "cosine", "requests_per_second", "speedup", "keep": {...}, "bytes": {"dense", "done"},
-/// "refetch_share", "n"}.
+/// "refetch_share", "n"}; where it was measured "attention": {"entropy", "collapsed_heads", ...}
+/// too.
 Json ToJson(const PolicyResult& result);
 
 /// A heading and a line for each.

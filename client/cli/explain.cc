@@ -158,6 +158,10 @@ std::string Facts(const v1::PruningReport& report) {
   if (report.has_attention_entropy()) {
     out += fmt::format("; entropy {:.2f} nats", report.attention_entropy());
   }
+  if (report.has_collapsed_heads()) {
+    out += fmt::format(", {:.0f} % of the heads collapsed, {:.0f} % overloaded",
+                       100 * report.collapsed_heads(), 100 * report.overloaded_heads());
+  }
   if (report.has_sink_share()) {
     out += fmt::format("; {:.1f} % on the first token, the sink of {:.0f} % of the heads",
                        100 * report.sink_share(), 100 * report.sink_heads());

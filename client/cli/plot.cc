@@ -25,6 +25,16 @@ std::string AxisLabel(std::string_view axis) {
 
 }  // namespace
 
+std::vector<std::string> PoliciesIn(std::span<const Sweep> sweeps) {
+  std::vector<std::string> policies;
+  for (const Sweep& sweep : sweeps) {
+    for (const std::string& policy : sweep.policies) {
+      if (std::ranges::count(policies, policy) == 0) policies.push_back(policy);
+    }
+  }
+  return policies;
+}
+
 std::vector<std::string> PlotAxes() {
   std::vector<std::string> axes = {"speedup", "requests_per_second"};
   for (const auto& [kind, share] : KeepRatios({})) axes.emplace_back(kind);

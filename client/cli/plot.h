@@ -29,6 +29,9 @@ struct Sweep {
   std::vector<std::string> policies;
 };
 
+/// The policies of all of them, each once.
+std::vector<std::string> PoliciesIn(std::span<const Sweep> sweeps);
+
 /// A line for each sweep, of results that hold each of its policies.
 template <typename Result>
 std::vector<SeriesOf<Result>> SeriesFrom(std::span<const Sweep> sweeps,

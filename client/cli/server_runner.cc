@@ -16,6 +16,7 @@ namespace {
 
 void TakeReport(const v1::ResultInfo& info, Pass* pass) {
   AddWork(info.report().total(), &pass->work);
+  pass->attention.Add(info.report());
   pass->policy = info.report().policy();
 }
 
@@ -139,6 +140,7 @@ absl::StatusOr<Pass> ServerRunner::Run(std::string_view policy, const PassProgre
   v1::RequestOptions options;
   options.set_truncate(true);
   options.mutable_sparsity()->set_policy(std::string(policy));
+  options.mutable_sparsity()->set_explain(measures_attention());
   // The first call under a policy may pack weights as it needs them: not timed.
   if (!examples_.empty()) {
     v1::EmbedRequest request;

@@ -165,8 +165,7 @@ absl::Status RunDecoder(LoadedModel& model, const std::vector<std::string>& line
     };
     StepPart part = {.text = text.get(),
                      .ids = prompt,
-                     .prompt = true,
-                     .prompt_ends = true,
+                     .prompt_tokens = length,
                      .logits = StepPart::Logits::kLast};
     for (int32_t i = 0; i <= steps; ++i) {
       THRESHER_RETURN_IF_ERROR(engine.Step(std::span(&part, 1), sample));

@@ -121,6 +121,11 @@ TEST(ExplainText, TheSinkIsShownOnlyWhereItWasMeasured) {
   v1::ResultInfo info = Explained(1, {{"a", 0, 0, 1, 1}});
   info.mutable_report()->set_attention_entropy(0.5);
   EXPECT_THAT(ExplainText("a", "", info, false), EndsWith("; entropy 0.50 nats\n"));
+  info.mutable_report()->set_collapsed_heads(0.25);
+  info.mutable_report()->set_overloaded_heads(0.5);
+  EXPECT_THAT(ExplainText("a", "", info, false),
+              EndsWith("; entropy 0.50 nats, 25 % of the heads collapsed, 50 % overloaded\n"));
+  info.mutable_report()->clear_collapsed_heads();
   info.mutable_report()->set_sink_share(0.25);
   info.mutable_report()->set_sink_heads(0.5);
   EXPECT_THAT(ExplainText("a", "", info, false),

@@ -323,6 +323,8 @@ TEST(LaddersOf, NamesAndTexts) {
   EXPECT_THAT(*LaddersOf("spatten:final=*,heads=0.75"), ElementsAre("spatten:final=*,heads=0.75"));
   EXPECT_FALSE(LaddersOf("spatten")->empty());
   EXPECT_FALSE(LaddersOf("fact")->empty());
+  EXPECT_THAT(*LaddersOf("ltp"), ElementsAre("ltp:final=~"));
+  EXPECT_THAT(*LaddersOf("mnnfast:threshold=~"), ElementsAre("mnnfast:threshold=~"));
   EXPECT_THAT(Message(LaddersOf("spatten:final=0.5").status()), HasSubstr("nothing to search"));
   EXPECT_FALSE(LaddersOf("").ok());
 }

@@ -20,7 +20,15 @@ TEST(WithShare, EveryStarIsTheShare) {
   EXPECT_EQ(WithShare("spatten:final=*,heads=*", 0.25), "spatten:final=0.25,heads=0.25");
   EXPECT_EQ(WithShare("dense", 0.25), "dense");
   EXPECT_TRUE(HasShare("fact:topk=*"));
+  EXPECT_TRUE(HasShare("ltp:final=~"));
   EXPECT_FALSE(HasShare("fact:topk=1"));
+}
+
+TEST(WithShare, EveryTildeIsAThresholdThatRisesAsTheShareFalls) {
+  EXPECT_EQ(WithShare("ltp:final=~", 1), "ltp:final=0");
+  EXPECT_EQ(WithShare("ltp:final=~", 0.95), "ltp:final=0.0025");
+  EXPECT_EQ(WithShare("spatten:final=*+mnnfast:threshold=~", 0.5),
+            "spatten:final=0.5+mnnfast:threshold=0.25");
 }
 
 TEST(Sweep, DenseComesFirstAndOnce) {
