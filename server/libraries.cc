@@ -30,6 +30,10 @@ LibraryVersions ServerLibraries() {
       {"nlohmann-json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
                                     NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
   };
+  if (const char* version = SpanExport::LibraryVersion(); version != nullptr) {
+    versions.emplace_back("opentelemetry-cpp", version);
+  }
+  return versions;
 }
 
 }  // namespace thresher

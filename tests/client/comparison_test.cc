@@ -164,7 +164,9 @@ TEST(Compare, HoldsEverythingAgainstDense) {
   for (const ComparedPolicy& policy : comparison->policies) {
     SCOPED_TRACE(policy.name);
     if (policy.target == 0 || !policy.measured()) continue;
-    if (policy.reached) EXPECT_NEAR(policy.saved, 0.5, 0.05);
+    if (policy.reached) {
+      EXPECT_NEAR(policy.saved, 0.5, 0.05);
+    }
     if (policy.recall) {
       EXPECT_GT(*policy.recall, 0.0);
       EXPECT_LE(*policy.recall, 1.0);

@@ -84,7 +84,9 @@ TEST(AccessLogTest, SpansAreSentOfTheCallsThatWereChosenAlone) {
     FakeSpans spans(exports);
     const AccessLog log(false, &spans);
     const CallIdentity identity = log.Begin("/x/Y", "", kTraceparent);
-    if (exports) EXPECT_TRUE(log.Wants(identity));
+    if (exports) {
+      EXPECT_TRUE(log.Wants(identity));
+    }
     log.End(Record(identity));
     if (exports) {
       EXPECT_THAT(spans.ended, ElementsAre("/x/Y"));

@@ -67,7 +67,7 @@ class SparsityRequestsTest : public testing::ServerTest {
 
 TEST_F(SparsityRequestsTest, WhatIsWrongIsRefusedByItsName) {
   const std::pair<const char*, const char*> cases[] = {
-      {"elsa", "unknown name 'elsa'"},
+      {"salo", "unknown name 'salo'"},
       {"spatten:tokens=0.5", "unknown key 'tokens'"},
       {"spatten:final=0", "final='0': expected (0, 1]"},
       {"spatten:final=1.5", "final='1.5': expected (0, 1]"},

@@ -148,7 +148,9 @@ TEST(AccuracyLossUpperBound, ErrsLittleWhereItBeginsToPromise) {
       for (int lost = 0; promises(lost); ++lost) {
         wrong += std::exp(std::lgamma(n + 1) - std::lgamma(lost + 1) - std::lgamma(n - lost + 1) +
                           lost * std::log(loss) + (n - lost) * std::log1p(-loss));
-        if (lost == 0) EXPECT_LE(wrong, 0.05) << n;
+        if (lost == 0) {
+          EXPECT_LE(wrong, 0.05) << n;
+        }
       }
       worst = std::max(worst, wrong);
     }

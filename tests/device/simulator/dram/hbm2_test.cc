@@ -458,7 +458,9 @@ TEST(Hbm2Test, PatienceBoundsTheWaitOfAWriteAmongReads) {
     return DramRequest{.address = At(0, BankInTurn(i), 0, i % 32), .write = i == 100};
   });
   for (const DramCompletion& completion : result.completions) {
-    if (completion.tag == 100) EXPECT_LT(completion.time_ps / 1000, 100 * 4 + 500 + 200);
+    if (completion.tag == 100) {
+      EXPECT_LT(completion.time_ps / 1000, 100 * 4 + 500 + 200);
+    }
   }
 }
 

@@ -322,7 +322,9 @@ TEST_F(SpAttenPipelineTest, AnyLayerOnAnyMachineComesToItsEnd) {
       for (const HeadRecord& head : sequence.heads) scores += head.scores;
     }
     EXPECT_GE(made, scores);  // Those made again come on top.
-    if (refetched == 0) EXPECT_EQ(made, scores);
+    if (refetched == 0) {
+      EXPECT_EQ(made, scores);
+    }
     dram_.Reset();
     EXPECT_EQ(Run(), cycles) << "again";
   }
