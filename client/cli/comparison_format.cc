@@ -145,14 +145,16 @@ Verdict Judge(const Comparison& comparison, const ComparedPolicy& policy) {
   }
   const double chance = ChanceDrift(comparison, policy.target);
   const bool better = policy.drift < chance;
-  const bool kept = policy.loss_upper <= (comparison.decoder ? kMostTextLoss : kMostLoss);
+  const double most_loss = comparison.decoder ? kMostTextLoss : kMostLoss;
+  const bool kept = policy.loss_upper <= most_loss;
   const bool faster = policy.speedup >= kLeastSpeedup;
   const std::string unit = comparison.decoder ? " nats a token" : " points";
-  std::string text = better && kept && faster ? "earns its cost"
-                     : !better                ? "chooses no better than chance"
-                     : !kept                  ? "costs too much quality"
-                     : policy.speedup >= 0.95 ? "keeps the quality and saves no time here"
-                                              : "keeps the quality and costs time here";
+  std::string text = better && kept && faster  ? "earns its cost"
+                     : !better                 ? "chooses no better than chance"
+                     : policy.loss > most_loss ? "costs too much quality"
+                     : !kept                   ? "may cost too much quality: more data would tell"
+                     : policy.speedup >= 0.95  ? "keeps the quality and saves no time here"
+                                               : "keeps the quality and costs time here";
   text += fmt::format("; loses {}{} (at most {}), drifts {:.2g}", Loss(comparison, policy.loss),
                       unit, Loss(comparison, policy.loss_upper), policy.drift);
   if (std::isfinite(chance)) text += fmt::format(" where chance drifts {:.2g}", chance);

@@ -88,6 +88,8 @@ TEST(Verdicts, SayPlainlyWhoEarnsItsCost) {
   EXPECT_THAT(verdict(6).text, StartsWith("keeps the quality and saves no time here"));
   EXPECT_THAT(verdict(6).text, Not(HasSubstr("chance")));  // Which was not measured there.
   comparison.policies[1].loss_upper = 0.02;
+  EXPECT_THAT(verdict(1).text, StartsWith("may cost too much quality: more data would tell"));
+  comparison.policies[1].loss = 0.015;
   EXPECT_THAT(verdict(1).text, StartsWith("costs too much quality"));
   comparison.policies[1].reached = false;
   comparison.policies[1].saved = 0.3;
