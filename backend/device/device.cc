@@ -195,7 +195,9 @@ SimulatedName ParseSimulated(std::string_view name) {
 
 absl::StatusOr<std::unique_ptr<Accelerator>> AcceleratorOf(const SimulatedName& name) {
   THRESHER_ASSIGN_OR_RETURN(const v1::Preset preset, FindPreset(name.preset));
-  return CreateAccelerator(preset);
+  THRESHER_ASSIGN_OR_RETURN(auto accelerator, CreateAccelerator(preset));
+  THRESHER_RETURN_IF_ERROR(accelerator->CheckScope({}));  // Whole layers run.
+  return accelerator;
 }
 
 bool IsPlain(std::string_view name) { return name == "cpu" || name == "reference"; }

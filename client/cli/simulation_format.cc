@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device/simulator/rated/rated.h"
+
 namespace thresher::cli {
 namespace {
 
@@ -50,6 +52,59 @@ std::string Quantity(double value, std::string_view unit) {
 
 int64_t RowAccesses(const v1::DramCounts& dram) {
   return dram.row_hits() + dram.row_misses() + dram.row_conflicts();
+}
+
+Json Known(double value) { return value > 0.0 ? Json(value) : Json(nullptr); }
+
+/// Takes out what a rating can't say, and adds what it is on the common basis.
+void AddRating(const v1::Preset& preset, Json* json) {
+  for (const char* name : {"dram_bytes", "dram_bytes_plain", "kv_bytes", "dram_bytes_dense",
+                           "reduction", "refetch_share", "softmax_rows", "utilization", "stalls",
+                           "sram_bytes", "row_hit_rate", "dram"}) {
+    json->erase(name);
+  }
+  const BasisRating basis = RatingOnBasis(preset);
+  const double operations = (*json)["operations_dense"].get<double>();
+  (*json)["rating"] = {{"saved_share", preset.rated().saved_share()},
+                       {"accuracy_loss", preset.rated().accuracy_loss()},
+                       {"seconds_on_basis", Ratio(operations, basis.operations_per_second)},
+                       {"multipliers", Known(preset.rated().multipliers())},
+                       {"multipliers_implied", preset.rated().multipliers_implied()},
+                       {"gops_per_core_watt", Known(basis.gops_per_core_watt)},
+                       {"gops_per_device_watt", Known(basis.gops_per_device_watt)},
+                       {"gops_per_mm2", Known(basis.gops_per_mm2)}};
+}
+
+constexpr std::string_view kNotSaid = "-";
+
+std::string Rounded(double value) {
+  return value > 0.0 ? fmt::format("{:.0f}", value) : std::string(kNotSaid);
+}
+
+/// The ratings among them side by side; empty if there are none.
+std::string RatingsTable(std::span<const SimulationRun> runs) {
+  std::vector<std::vector<std::string>> rows = {{"RATED, ON ONE BASIS", "TIME", "SAVED",
+                                                 "ACCURACY LOSS", "GOPS/W CORE", "GOPS/W DEVICE",
+                                                 "GOPS/MM2"}};
+  for (const SimulationRun& run : runs) {
+    if (!run.preset.has_rated()) continue;
+    const v1::RatedSpec& spec = run.preset.rated();
+    const BasisRating basis = RatingOnBasis(run.preset);
+    std::string time(kNotSaid);
+    if (basis.operations_per_second > 0.0) {
+      time = Quantity(run.total.operations_dense() / basis.operations_per_second, "s");
+      if (spec.multipliers_implied()) time += " *";
+    }
+    rows.push_back({run.preset.name(), time, fmt::format("{:.0f} %", 100.0 * spec.saved_share()),
+                    fmt::format("{:.2g} %", 100.0 * spec.accuracy_loss()),
+                    Rounded(basis.gops_per_core_watt), Rounded(basis.gops_per_device_watt),
+                    Rounded(basis.gops_per_mm2)});
+  }
+  if (rows.size() == 1) return "";
+  return "\n" + Table(rows) +
+         "\nRatings are published throughput and power, no models of cycles. One basis: 128 "
+         "multipliers at\n1 GHz; 28 nm, 1.0 V. *: by multipliers that nobody published, as "
+         "docs/simulator.md explains.\n";
 }
 
 }  // namespace
@@ -100,6 +155,7 @@ Json ToJson(const SimulationRun& run) {
                  {"refreshes", s.dram().refreshes()},
                  {"requests_by_channel", std::move(channels)}}},
                {"host_seconds", run.host_seconds}};
+  if (run.preset.has_rated()) AddRating(run.preset, &json);
   if (run.preset.area_mm2() > 0.0) json["area_mm2"] = run.preset.area_mm2();
   if (run.preset.technology_nm() > 0.0) json["technology_nm"] = run.preset.technology_nm();
   return json;
@@ -119,9 +175,11 @@ std::string ToText(const SimulationRun& run) {
   line("operations", fmt::format("{} executed, {}; {} dense", Quantity(s.operations(), "op"),
                                  Quantity(PerSecond(s.operations(), s), "op/s"),
                                  Quantity(s.operations_dense(), "op")));
-  line("memory", fmt::format("{} moved, {}; {} asked for", Quantity(s.dram_bytes(), "B"),
-                             Quantity(PerSecond(s.dram_bytes(), s), "B/s"),
-                             Quantity(s.dram_bytes_plain(), "B")));
+  if (!run.preset.has_rated()) {
+    line("memory", fmt::format("{} moved, {}; {} asked for", Quantity(s.dram_bytes(), "B"),
+                               Quantity(PerSecond(s.dram_bytes(), s), "B/s"),
+                               Quantity(s.dram_bytes_plain(), "B")));
+  }
   const auto& dense = s.kv_bytes_dense();
   if (s.kv_bytes() > 0.0 && dense.fp32() > 0.0) {
     line("K and V",
@@ -161,7 +219,7 @@ std::string ToText(const SimulationRun& run) {
   section("STALLED", Sorted(s.stall_cycles()), cycles, share);
   section("ENERGY", Sorted(s.energy_by_part()), s.energy_joules(),
           [](double joules) { return Quantity(joules, "J"); });
-  return text;
+  return text + RatingsTable(std::span(&run, 1));
 }
 
 std::string ToTable(std::span<const SimulationRun> runs) {
@@ -170,17 +228,18 @@ std::string ToTable(std::span<const SimulationRun> runs) {
   for (const SimulationRun& run : runs) {
     const v1::Simulation& s = run.total;
     const auto units = Sorted(s.busy_cycles());
+    const bool rated = run.preset.has_rated();
     rows.push_back(
         {run.preset.name(), Quantity(s.seconds(), "s"), fmt::format("{}", s.cycles()),
-         Quantity(s.dram_bytes(), "B"), Quantity(s.energy_joules(), "J"),
-         Quantity(PerSecond(s.operations(), s), "op/s"),
+         rated ? std::string(kNotSaid) : Quantity(s.dram_bytes(), "B"),
+         Quantity(s.energy_joules(), "J"), Quantity(PerSecond(s.operations(), s), "op/s"),
          Quantity(PerSecond(s.operations_dense(), s), "op/s"),
          units.empty() || s.cycles() == 0
-             ? ""
+             ? std::string(rated ? kNotSaid : "")
              : fmt::format("{} {:.0f} %", units.front().first,
                            100.0 * units.front().second / static_cast<double>(s.cycles()))});
   }
-  return Table(rows);
+  return Table(rows) + RatingsTable(runs);
 }
 
 }  // namespace thresher::cli

@@ -30,7 +30,7 @@ class Scoped final : public Accelerator {
   std::span<const std::string_view> policies() const override { return inner_->policies(); }
   void Reset() override { inner_->Reset(); }
   absl::StatusOr<LayerCharge> Run(const LayerRecord& record, const RunScope&) override {
-    if (!counts_) return inner_->Run(record, {});
+    if (!counts_) return inner_->Run(record, {.attention_only = options_.attention_only});
     ++layers_;
     if (options_.recorder != nullptr) options_.recorder->Write(record);
     return inner_->Run(record,
@@ -210,6 +210,8 @@ absl::StatusOr<SimulationRun> Simulate(const v1::Preset& preset, const Workload&
   SimulationRun run;
   run.preset = preset;
   THRESHER_ASSIGN_OR_RETURN(auto inner, CreateAccelerator(preset));
+  THRESHER_RETURN_IF_ERROR(
+      inner->CheckScope({.attention_only = options.attention_only, .timeline = options.timeline}));
   run.peak_operations = inner->peak_operations();
   run.peak_bandwidth = inner->peak_bandwidth();
   auto accelerator = std::make_unique<Scoped>(std::move(inner), options);

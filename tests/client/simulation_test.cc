@@ -85,6 +85,39 @@ TEST(SimulationText, ReadsWell) {
   EXPECT_THAT(text, Not(HasSubstr("area")));  // Not published.
 }
 
+SimulationRun RatedRun(const std::string& name) {
+  SimulationRun run;
+  const auto preset = FindPreset(name);
+  EXPECT_TRUE(preset.ok()) << preset.status();
+  run.preset = *preset;
+  run.total.set_seconds(1e-3);
+  run.total.set_cycles(1000000);
+  run.total.set_operations_dense(137438953472.0);
+  return run;
+}
+
+TEST(SimulationTable, RatingsStandOnOneBasisAndSayNothingOfMemoryAndUnits) {
+  const SimulationRun runs[] = {RunOf("chip"), RatedRun("rated-fact"), RatedRun("rated-a3")};
+  const std::string text = ToTable(runs);
+  EXPECT_THAT(text, HasSubstr("RATED, ON ONE BASIS"));
+  EXPECT_THAT(text, HasSubstr("296 ms"));
+  EXPECT_THAT(text, HasSubstr("622 ms *"));  // Its multipliers are implied.
+  EXPECT_THAT(ToTable(std::span(runs, 1)), Not(HasSubstr("RATED")));
+  EXPECT_THAT(ToText(runs[1]), Not(HasSubstr("memory")));
+}
+
+TEST(SimulationJson, ARatingLeavesOutWhatItCannotSay) {
+  const Json json = ToJson(RatedRun("rated-fact"));
+  for (const char* name : {"dram_bytes", "kv_bytes", "utilization", "row_hit_rate", "dram"}) {
+    EXPECT_FALSE(json.contains(name)) << name;
+  }
+  const Json& rating = json["rating"];
+  EXPECT_NEAR(rating["seconds_on_basis"].get<double>(), 0.2962, 1e-4);
+  EXPECT_EQ(rating["multipliers_implied"], false);
+  EXPECT_TRUE(rating["gops_per_device_watt"].is_null());
+  EXPECT_FALSE(ToJson(RunOf("chip")).contains("rating"));
+}
+
 TEST(SimulationPlot, DrawsWholeUnitsAndAllPresets) {
   const SimulationRun runs[] = {RunOf("one"), RunOf("two")};
   const auto script = SimulationPlot(runs, "x.svg", "title");

@@ -69,6 +69,14 @@ TEST(DeviceNames, UnknownDeviceIsNotFoundAndTheKnownAreNamed) {
   EXPECT_THAT(Message(device.status()), HasSubstr("cpu, reference"));
 }
 
+TEST(DeviceNames, ARatingOfAttentionAloneCannotPriceWholeLayers) {
+  EXPECT_EQ(CheckDeviceName("sim:spatten"), absl::OkStatus());
+  const absl::Status rated = CheckDeviceName("sim:rated-fact");
+  EXPECT_EQ(rated.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(rated), HasSubstr("rates of attention alone"));
+  EXPECT_EQ(CreateDevice("sim:rated-fact@reference", {.threads = 1}).status(), rated);
+}
+
 TEST(DeviceNames, NoThreadsAndAbsurdlyManyAreErrors) {
   for (const int threads : {-1, 0, 1'000'000}) {
     EXPECT_EQ(CreateDevice("cpu", {.threads = threads}).status().code(),

@@ -1,6 +1,7 @@
 #include "backend/device/simulator/accelerator.h"
 
 #include "backend/device/simulator/fact/fact.h"
+#include "backend/device/simulator/rated/rated.h"
 #include "backend/device/simulator/spatial/spatial.h"
 #include "backend/device/simulator/spatten/spatten.h"
 #include "backend/tensor/status.h"
@@ -15,10 +16,12 @@ absl::StatusOr<std::unique_ptr<Accelerator>> CreateAccelerator(const v1::Preset&
       return CreateFact(preset);
     case v1::Preset::kSpatial:
       return CreateSpatial(preset);
+    case v1::Preset::kRated:
+      return CreateRated(preset);
     case v1::Preset::ACCELERATOR_NOT_SET:
       break;
   }
-  return InvalidArgument("preset '{}': one of spatten, fact and spatial says what it is",
+  return InvalidArgument("preset '{}': one of spatten, fact, spatial and rated says what it is",
                          preset.name());
 }
 

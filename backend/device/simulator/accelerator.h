@@ -47,6 +47,10 @@ class Accelerator {
   virtual double peak_operations() const { return 0.0; }
   virtual double peak_bandwidth() const { return 0.0; }
 
+  /// INVALID_ARGUMENT, with the reason, for what it can neither charge nor show. Run says so as
+  /// well.
+  virtual absl::Status CheckScope(const RunScope&) const { return absl::OkStatus(); }
+
   /// Forgets all state (open rows, refresh, queues): the clock starts at 0 again.
   virtual void Reset() = 0;
 

@@ -93,6 +93,12 @@ v1::DramCounts CountsSince(const v1::DramCounts& before, const v1::DramCounts& a
   return since;
 }
 
+double DenseAttentionOperations(const LayerShape& shape, const SequenceRecord& sequence) {
+  const double rows = sequence.dense_rows, keys = sequence.dense_keys;
+  const double pairs = rows * keys - (shape.causal ? rows * (rows - 1) / 2 : 0);
+  return 4.0 * shape.head_dim * shape.heads * pairs;
+}
+
 void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* total) {
   const LayerShape& shape = record.shape;
   const double dim = shape.head_dim, hidden = shape.hidden_size;
@@ -103,8 +109,7 @@ void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* to
     dense->set_fp32(dense->fp32() + elements * 4);
     dense->set_fp16(dense->fp16() + elements * 2);
     dense->set_int12(dense->int12() + elements * 1.5);
-    const double pairs = rows * keys - (shape.causal ? rows * (rows - 1) / 2 : 0);
-    double operations = 4 * dim * shape.heads * pairs;
+    double operations = DenseAttentionOperations(shape, sequence);
     if (!attention_only) {
       operations += 2 * rows * hidden *
                     (2 * dim * (shape.heads + shape.kv_heads) +

@@ -20,6 +20,9 @@ v1::Simulation ShareOf(const v1::Simulation& total, double share);
 /// What a memory did between two looks at its counts.
 v1::DramCounts CountsSince(const v1::DramCounts& before, const v1::DramCounts& after);
 
+/// Multiplications and additions of the sequence's attention, had nothing been pruned.
+double DenseAttentionOperations(const LayerShape& shape, const SequenceRecord& sequence);
+
 /// Adds what the layer would have had with nothing pruned: bytes of K and V, and operations.
 void AddDense(const LayerRecord& record, bool attention_only, v1::Simulation* total);
 

@@ -31,9 +31,15 @@ TEST(Presets, EachIsAnAcceleratorThatRunsADenseLayer) {
     const auto accelerator = CreateAccelerator(*preset);
     ASSERT_TRUE(accelerator.ok()) << accelerator.status();
     EXPECT_THAT((*accelerator)->policies(), Contains("dense"));
+    if (preset->has_rated()) {
+      // Published rates of attention, and no more than that: rated_test.cc.
+      EXPECT_FALSE((*accelerator)->Run(record, {}).ok());
+      continue;
+    }
     EXPECT_GT((*accelerator)->peak_operations(), 0.0);
     EXPECT_GT((*accelerator)->peak_bandwidth(), 0.0);
     for (const bool attention_only : {true, false}) {
+      EXPECT_EQ((*accelerator)->CheckScope({.attention_only = attention_only}), absl::OkStatus());
       (*accelerator)->Reset();
       const auto charge = (*accelerator)->Run(record, {.attention_only = attention_only});
       ASSERT_TRUE(charge.ok()) << charge.status();
