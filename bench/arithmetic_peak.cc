@@ -1,5 +1,9 @@
 #include "bench/arithmetic_peak.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -125,13 +129,74 @@ double IntegerPeak(int threads) {
   return peak;
 }
 
+#if defined(__x86_64__)
+namespace {
+
+constexpr size_t kChains = 12;
+
+// The like for dot products: four multiply-adds of int8 in each of sixteen lanes,
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vnni")
+double MultiplyByVnni(int64_t steps, float* sink) {
+  const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
+  __m512i sum[kChains];
+#pragma GCC unroll 12
+  for (size_t c = 0; c < kChains; ++c) sum[c] = _mm512_set1_epi32(static_cast<int>(c));
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (size_t c = 0; c < kChains; ++c) sum[c] = _mm512_dpbusd_epi32(sum[c], a, b);
+  }
+#pragma GCC unroll 12
+  for (size_t c = 1; c < kChains; ++c) sum[0] = _mm512_xor_si512(sum[0], sum[c]);
+  *sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0])));
+  return kChains * 2.0 * 64.0 * static_cast<double>(steps);
+}
+HWY_POP_ATTRIBUTES
+
+// or two of bfloat16.
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512bf16")
+double MultiplyByBf16(int64_t steps, float* sink) {
+  const __m512i a = _mm512_set1_epi16(0x3F80),
+                b = _mm512_set1_epi16(0x0080);  // 1, and very little.
+  __m512 sum[kChains];
+#pragma GCC unroll 12
+  for (size_t c = 0; c < kChains; ++c) sum[c] = _mm512_set1_ps(static_cast<float>(c));
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (size_t c = 0; c < kChains; ++c) {
+      sum[c] = _mm512_dpbf16_ps(sum[c], (__m512bh)(a), (__m512bh)(b));
+    }
+  }
+#pragma GCC unroll 12
+  for (size_t c = 1; c < kChains; ++c) sum[0] = _mm512_add_ps(sum[0], sum[c]);
+  *sink = _mm_cvtss_f32(_mm512_castps512_ps128(sum[0]));
+  return kChains * 2.0 * 32.0 * static_cast<double>(steps);
+}
+HWY_POP_ATTRIBUTES
+
+}  // namespace
+
+double DotPeak(int threads, Precision precision) {
+  if (precision == Precision::kInt8) {
+    static const double peak = MeasurePeak(threads, MultiplyByVnni);
+    return peak;
+  }
+  static const double peak = MeasurePeak(threads, MultiplyByBf16);
+  return peak;
+}
+#else
+double DotPeak(int, Precision) { return 0.0; }
+#endif
+
 double ProductPeak(const Device& device, Precision precision) {
   const std::string& isa = device.description().isa;
   const auto has = [&isa](const char* part) { return isa.find(part) != std::string::npos; };
   const int threads = device.description().threads;
   if (precision == Precision::kF32) return FloatPeak(threads);
-  if (precision == Precision::kBF16) return has("amx") ? 0.0 : FloatPeak(threads);
-  return has("vnni") || has("bf16") || has("amx") ? 0.0 : IntegerPeak(threads);
+  if (has("amx")) return 0.0;
+  if (precision == Precision::kBF16) {
+    return has("bf16") ? DotPeak(threads, precision) : FloatPeak(threads);
+  }
+  return has("vnni") || has("bf16") ? DotPeak(threads, precision) : IntegerPeak(threads);
 }
 
 }  // namespace thresher

@@ -14,8 +14,12 @@ double FloatPeak(int threads);
 /// there is nothing better than multiplying pairs of them (AVX2, AVX-512 without VNNI).
 double IntegerPeak(int threads);
 
+/// The same of AVX-512's dot-product instructions, on a processor that has them: VNNI's of kInt8,
+/// else BF16's.
+double DotPeak(int threads, Precision precision);
+
 /// The limit of products in `precision` on `device`; 0 where it has instructions that no loop here
-/// measures (VNNI, AMX). bfloat16 without AMX is arithmetic in float.
+/// measures (AMX). bfloat16 without BF16 and AMX is arithmetic in float.
 double ProductPeak(const Device& device, Precision precision);
 
 }  // namespace thresher

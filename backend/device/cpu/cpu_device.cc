@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/device/cpu/cached_attention.h"
+#include "backend/device/cpu/dot_product.h"
 #include "backend/device/cpu/highway_product.h"
 #include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/kernels.h"
@@ -73,7 +74,8 @@ class CpuLinear final : public PackedLinear {
 class CpuDevice final : public Device {
  public:
   CpuDevice(const Isa& isa, int threads)
-      : pool_(threads),
+      : isa_(isa),
+        pool_(threads),
         scratch_(threads),
         statuses_(static_cast<size_t>(threads)),
         attention_(&pool_, &scratch_) {
@@ -259,6 +261,8 @@ class CpuDevice final : public Device {
 
  private:
   static constexpr int64_t kEmbedRows = 32;
+  /// Every kernel takes in columns of the source by a divisor of this.
+  static constexpr int64_t kColumnGroup = 4;
 
   /// For operations of rows that need nothing of their neighbours.
   void ForEachRow(ConstMatrix m, absl::FunctionRef<void(int64_t row)> body) {
@@ -273,6 +277,7 @@ class CpuDevice final : public Device {
     WeightRows rows(weight, precision);
     std::vector<float> scales;
     THRESHER_ASSIGN_OR_RETURN(std::unique_ptr<Product> product, onednn_.Pack(rows, scales));
+    if (product == nullptr) product = PackDotProduct(isa_, rows, scales);
     if (product == nullptr) product = PackHighwayProduct(rows, scales);
     if (QuantizedLimit(precision) == 0) scales = {};
     std::vector<float> bias_row(static_cast<size_t>(weight.rows), 0.0f);
@@ -318,13 +323,14 @@ class CpuDevice final : public Device {
                              Matrix y) {
     if (x.rows == 0) return absl::OkStatus();
     const Product& product = weights.product();
-    // Products of pairs of columns begin and end with a pair; x is padded to whole ones.
+    // Products of groups of columns begin and end with a group; x is padded to whole ones.
     columns_.clear();
     int64_t width = 0;
     for (const ColumnRange& range : columns) {
-      const int64_t begin = columns_.empty() ? range.begin / 2 * 2
-                                             : std::max(range.begin / 2 * 2, columns_.back().end);
-      const int64_t end = range.end == x.cols ? product.source_cols() : (range.end + 1) / 2 * 2;
+      const int64_t from = range.begin / kColumnGroup * kColumnGroup;
+      const int64_t begin = columns_.empty() ? from : std::max(from, columns_.back().end);
+      const int64_t end =
+          std::min(DivideUp(range.end, kColumnGroup) * kColumnGroup, product.source_cols());
       if (begin < end) columns_.push_back({begin, end});
       width += std::max<int64_t>(0, end - begin);
     }
@@ -378,6 +384,7 @@ class CpuDevice final : public Device {
     return absl::OkStatus();
   }
 
+  const Isa isa_;
   DeviceDescription description_;
   OneDnn onednn_;
   ThreadPool pool_;

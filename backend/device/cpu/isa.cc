@@ -47,7 +47,9 @@ absl::StatusOr<Isa> Detect() {
     static_cast<void>(dnnl::set_max_cpu_isa(level->isa));
   }
   const dnnl::cpu_isa effective = dnnl::get_effective_cpu_isa();
-  Isa isa{.name = "baseline"};
+  Isa isa{.name = "baseline",
+          .vnni = Includes(effective, dnnl::cpu_isa::avx512_core_vnni),
+          .bf16 = Includes(effective, dnnl::cpu_isa::avx512_core_bf16)};
   for (const Level& level : kLevels) {
     if (Includes(effective, level.isa)) {
       isa.name = level.name;

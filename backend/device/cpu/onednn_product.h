@@ -1,5 +1,4 @@
-// Products by oneDNN's kernels, where they are better than ours: AMX and VNNI, and float on
-// AVX-512.
+// Products by oneDNN's kernels, where they are better than ours: AMX, and float on AVX-512.
 //
 // oneDNN picks a kernel by shape, and two kernels may sum over K in different orders. So a product
 // is made of a few primitives of fixed numbers of rows (buckets); a chunk of rows is cut into
@@ -35,7 +34,7 @@ class OneDnn {
  public:
   /// Whether to take an implementation, by oneDNN's name for it.
   using Accept = bool (*)(Precision precision, std::string_view implementation);
-  /// Packed-weight kernels; for bfloat16 on AMX only, and for int8 only those that are exact.
+  /// Packed-weight kernels; for bfloat16 and int8 on AMX only.
   static bool AcceptGood(Precision precision, std::string_view implementation);
 
   explicit OneDnn(Accept accept = AcceptGood);
