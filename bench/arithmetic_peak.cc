@@ -147,7 +147,9 @@ double MultiplyByVnni(int64_t steps, float* sink) {
   }
 #pragma GCC unroll 12
   for (size_t c = 1; c < kChains; ++c) sum[0] = _mm512_xor_si512(sum[0], sum[c]);
-  *sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0])));
+  int32_t lanes[16];
+  _mm512_storeu_si512(lanes, sum[0]);
+  *sink = static_cast<float>(lanes[0]);
   return kChains * 2.0 * 64.0 * static_cast<double>(steps);
 }
 HWY_POP_ATTRIBUTES
@@ -168,7 +170,9 @@ double MultiplyByBf16(int64_t steps, float* sink) {
   }
 #pragma GCC unroll 12
   for (size_t c = 1; c < kChains; ++c) sum[0] = _mm512_add_ps(sum[0], sum[c]);
-  *sink = _mm_cvtss_f32(_mm512_castps512_ps128(sum[0]));
+  float lanes[16];
+  _mm512_storeu_ps(lanes, sum[0]);
+  *sink = lanes[0];
   return kChains * 2.0 * 32.0 * static_cast<double>(steps);
 }
 HWY_POP_ATTRIBUTES
