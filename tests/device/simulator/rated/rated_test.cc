@@ -13,7 +13,6 @@
 namespace thresher {
 namespace {
 
-using ::testing::Contains;
 using ::testing::HasSubstr;
 
 // SOFA's paper (MICRO 2024), table II: the columns that follow from the others, as printed. 0:

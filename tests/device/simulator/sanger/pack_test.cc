@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -127,8 +128,7 @@ TEST(SangerPack, CountsAloneSpreadEvenlyAndAllOfThemOnce) {
 
 TEST(SangerPack, AllInSightIsTheSameFromCountsAndFromAMask) {
   for (const bool causal : {false, true}) {
-    std::vector<std::string> rows;
-    for (int q = 0; q < 130; ++q) rows.push_back(std::string(130, '1'));
+    const std::vector<std::string> rows(130, std::string(130, '1'));
     Drawn drawn(rows);
     if (causal) drawn.head.scores = 130 * 131 / 2;
     const PackedHead masked = Pack(drawn.sequence, drawn.head, causal, Spec(64, 16));
