@@ -267,7 +267,7 @@ class Inference::Call : public std::enable_shared_from_this<Inference::Call> {
     job.sequence = ToSequence(request_, result.encoding);
     job.sequence.policy = policy_;
     job.sequence.detail = inference_->metrics_->NextDetail(request_.model->name);
-    if (request_.explain) job.sequence.detail = {true, true, true};
+    if (request_.explain) job.sequence.detail = {true, true, true, true};
     job.engine = request_.model->engine;
     THRESHER_RETURN_IF_ERROR(job.engine->Validate(job.sequence));
     job.deadline = request_.deadline;

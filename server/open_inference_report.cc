@@ -23,6 +23,7 @@ void FillWork(const v1::PruningReport::Work& work, InferFacts* facts) {
   (*facts)["refetch_share"].set_double_param(RefetchShare(work));
   (*facts)["predicted_rows"].set_int64_param(work.predicted_rows());
   (*facts)["predicted_scores"].set_int64_param(work.predicted_scores());
+  (*facts)["predicted_outputs"].set_int64_param(work.predicted_outputs());
 }
 
 }  // namespace thresher

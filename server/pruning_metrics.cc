@@ -55,6 +55,9 @@ PruningMetrics::PruningMetrics(const MetricsOptions& options, prometheus::Regist
       predicted_scores_(
           Counters("thresher_predicted_scores_total",
                    "Scores that were predicted besides, over heads; dense has none.")),
+      predicted_outputs_(Counters("thresher_predicted_outputs_total",
+                                  "Outputs of feed-forward networks' first products that were "
+                                  "predicted besides; dense has none.")),
       entropy_(Histograms("thresher_attention_entropy_nats",
                           "Mean entropy of the softmax rows of each measured sequence.")),
       sink_share_(Histograms("thresher_attention_sink_share",
@@ -126,6 +129,7 @@ void PruningMetrics::OnReport(std::string_view model, std::string_view policy,
   series.refetched_rows->Increment(static_cast<double>(total.refetched_rows()));
   series.predicted_rows->Increment(static_cast<double>(total.predicted_rows()));
   series.predicted_scores->Increment(static_cast<double>(total.predicted_scores()));
+  series.predicted_outputs->Increment(static_cast<double>(total.predicted_outputs()));
   if (!report.has_attention_entropy()) return;
   ModelSeries& measured = UseModel(model);
   measured.entropy->Observe(report.attention_entropy());
@@ -194,6 +198,7 @@ PruningMetrics::PolicySeries& PruningMetrics::UsePolicy(std::string_view model,
     series.refetched_rows = &refetched_rows_.Add(labels);
     series.predicted_rows = &predicted_rows_.Add(labels);
     series.predicted_scores = &predicted_scores_.Add(labels);
+    series.predicted_outputs = &predicted_outputs_.Add(labels);
     for (size_t kind = 0; kind < kKinds; ++kind) {
       Labels with_kind = labels;
       with_kind["kind"] = std::string(kKindsOfWork[kind].name);

@@ -57,6 +57,7 @@ class PruningMetrics {
     prometheus::Counter* refetched_rows = nullptr;
     prometheus::Counter* predicted_rows = nullptr;
     prometheus::Counter* predicted_scores = nullptr;
+    prometheus::Counter* predicted_outputs = nullptr;
     std::vector<std::array<Operations, kKinds>> layers;  // Only ever grows.
   };
   struct ModelSeries {
@@ -89,6 +90,7 @@ class PruningMetrics {
   prometheus::Family<prometheus::Counter>& refetched_rows_;
   prometheus::Family<prometheus::Counter>& predicted_rows_;
   prometheus::Family<prometheus::Counter>& predicted_scores_;
+  prometheus::Family<prometheus::Counter>& predicted_outputs_;
   prometheus::Family<prometheus::Histogram>& entropy_;
   prometheus::Family<prometheus::Histogram>& sink_share_;
   prometheus::Family<prometheus::Histogram>& sink_heads_;

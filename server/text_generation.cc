@@ -23,7 +23,7 @@ absl::Time Now() { return Clock::Real()->Now(); }
 
 /// What the reports and the metrics ask of a text.
 ReportDetail Detail(Metrics& metrics, const ServedModel& model, bool explain) {
-  if (explain) return {true, true, true};
+  if (explain) return {true, true, true, true};
   return metrics.NextDetail(model.name);
 }
 

@@ -35,6 +35,19 @@ absl::StatusOr<Precision> ParsePrecision(std::string_view name) {
   return InvalidArgument("unknown precision '{}': f32, bf16 or int8", name);
 }
 
+absl::Status Device::LinearOfOutputs(const PackedLinear& weights, ConstMatrix x,
+                                     std::span<const uint8_t> wanted, Activation activation,
+                                     Matrix y) {
+  THRESHER_RETURN_IF_ERROR(CheckOutputs(wanted, y));
+  THRESHER_RETURN_IF_ERROR(Linear(weights, x, activation, y));
+  const uint8_t* flags = wanted.data();
+  for (int64_t r = 0; r < y.rows; ++r, flags += y.cols) {
+    float* const row = y.row(r);
+    for (int64_t c = 0; c < y.cols; ++c) row[c] = flags[c] != 0 ? row[c] : 0.0f;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Device::PlannedAttention(const AttentionInput& input,
                                       std::span<const SequencePlan* const> plans, Matrix out,
                                       std::span<AttentionRecord> records) {

@@ -137,6 +137,12 @@ class Device {
     return Linear(weights, x, Activation::kNone, y);
   }
 
+  /// As Linear, of the outputs alone that are flagged in `wanted` [x.rows * y.cols], row by row;
+  /// the others are zero. A device may compute more than it must: the result does not depend on it.
+  virtual absl::Status LinearOfOutputs(const PackedLinear& weights, ConstMatrix x,
+                                       std::span<const uint8_t> wanted, Activation activation,
+                                       Matrix y);
+
   /// For each sequence and head: softmax(scale * Q K^T) V, into out [tokens, heads * head_dim].
   virtual absl::Status Attention(const AttentionInput& input, Matrix out) = 0;
 

@@ -30,6 +30,11 @@ class ForwardingDevice : public Device {
                                std::span<const ColumnRange> columns, Matrix y) override {
     return inner_->LinearOfColumns(weights, x, columns, y);
   }
+  absl::Status LinearOfOutputs(const PackedLinear& weights, ConstMatrix x,
+                               std::span<const uint8_t> wanted, Activation activation,
+                               Matrix y) override {
+    return inner_->LinearOfOutputs(weights, x, wanted, activation, y);
+  }
   absl::Status Attention(const AttentionInput& input, Matrix out) override {
     return inner_->Attention(input, out);
   }

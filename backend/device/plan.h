@@ -93,12 +93,29 @@ struct AttentionCalibration {
   friend bool operator==(const AttentionCalibration&, const AttentionCalibration&) = default;
 };
 
-/// What a policy wants back from the attention. Nothing asked for costs nothing.
+/// Speculation on zeros: a stated reading of the implicit redundancy speculation of VLSI 2021
+/// (276.55 TFLOPS/W, "Trainer"), of which only an abstract is public. Where the feed-forward
+/// network is two products with a ReLU between them, the first is predicted with operands of `bits`
+/// (symmetric integers by row of the input and of the weight, as in low precision). With p_o the
+/// prediction of a row's output o before the ReLU, and r the root of the mean over o of p_o^2,
+///
+///   output o is skipped where p_o < -margin * r
+///
+/// and is then zero; the others are computed in the row's own precision.
+struct ZeroSpeculation {
+  int32_t bits = 4;  // 8, or 4 emulated.
+  double margin = 0.0;
+
+  friend bool operator==(const ZeroSpeculation&, const ZeroSpeculation&) = default;
+};
+
+/// What is wanted back from the attention and the speculation. Nothing asked for costs nothing.
 struct WantedStatistics {
   bool column_sums = false;   // For each key: sum over heads and queries of the probability.
   bool self_sums = false;     // For each query: sum over heads of its probability of its own key.
   bool head_l1 = false;       // For each head: sum over queries and dimensions of |output|.
   bool distribution = false;  // Entropy and first-token shares (sink_sums), for metrics.
+  bool wrong_zeros = false;   // Of the speculation: the skipped outputs are computed too.
 
   friend bool operator==(const WantedStatistics&, const WantedStatistics&) = default;
 };
@@ -130,7 +147,8 @@ struct SequencePlan {
   WantedStatistics wanted;
   // The feed-forward network: rows computed in low precision. Empty: none; else one flag a row.
   std::vector<uint8_t> ffn_low_precision;
-  int32_t ffn_low_bits = 8;  // What low precision is: 8, or 4 emulated.
+  int32_t ffn_low_bits = 8;                    // What low precision is: 8, or 4 emulated.
+  std::optional<ZeroSpeculation> speculation;  // Of all rows.
 
   friend bool operator==(const SequencePlan&, const SequencePlan&) = default;
 };
@@ -147,6 +165,13 @@ struct AttentionRecord {
   int64_t scores = 0;            // q.k pairs scored; a refetched pair counts once.
   int64_t refetched_scores = 0;  // Those of them scored again in full width.
   int64_t values = 0;            // V rows read, over heads and queries.
+};
+
+/// What the speculation of one sequence did.
+struct SpeculationRecord {
+  int64_t predicted = 0;  // Outputs of the first product.
+  int64_t skipped = 0;
+  std::optional<int64_t> wrong;  // Those skipped that are above zero; unset: not measured.
 };
 
 }  // namespace thresher

@@ -68,6 +68,11 @@ absl::Status CheckColumns(std::span<const ColumnRange> columns, int64_t cols) {
   return absl::OkStatus();
 }
 
+absl::Status CheckOutputs(std::span<const uint8_t> wanted, ConstMatrix y) {
+  if (static_cast<int64_t>(wanted.size()) == y.rows * y.cols) return absl::OkStatus();
+  return InvalidArgument("{} flags for outputs [{}, {}]", wanted.size(), y.rows, y.cols);
+}
+
 absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out) {
   const auto [heads, kv_heads, head_dim] = input.shape;
   if (heads <= 0 || kv_heads <= 0 || head_dim <= 0 || heads % kv_heads != 0) {

@@ -15,6 +15,8 @@ namespace thresher {
 absl::Status CheckPack(const StoredMatrix& weight, const StoredMatrix& bias);
 absl::Status CheckLinear(const PackedLinear& weights, ConstMatrix x, ConstMatrix y);
 absl::Status CheckColumns(std::span<const ColumnRange> columns, int64_t cols);
+/// Of LinearOfOutputs: a flag for each element of y.
+absl::Status CheckOutputs(std::span<const uint8_t> wanted, ConstMatrix y);
 absl::Status CheckAttention(const AttentionInput& input, ConstMatrix out);
 /// Shapes and sizes; the plans themselves are checked by CheckPlan (plan_rows.h).
 absl::Status CheckPlannedAttention(const AttentionInput& input,

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "backend/engine/ledger.h"
 #include "backend/sparsity/report.h"
 
 namespace thresher {
@@ -27,7 +28,7 @@ CacheAccount::CacheAccount(const PolicyShape& shape, const KvLayout& layout, std
 }
 
 void CacheAccount::Add(int32_t layer, const CachedSequence& sequence, int32_t before,
-                       const CachedRecord& record) {
+                       const CachedRecord& record, const SpeculationRecord& speculation) {
   const int64_t rows = sequence.rows;
   // Row r would see all tokens before it and itself.
   const int64_t seen = rows * before + rows * (rows + 1) / 2;
@@ -44,6 +45,8 @@ void CacheAccount::Add(int32_t layer, const CachedSequence& sequence, int32_t be
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
   work.set_predicted_scores(record.bounds);
+  Set(work.mutable_ffn_outputs(), rows * shape_.ffn_size, rows * shape_.ffn_size);
+  AddSpeculation(speculation, &work);
   AddWork(work, report_.mutable_total());
   if (sequence.decode) AddWork(work, report_.mutable_decode());
   if (!layers_.empty()) AddWork(work, &layers_[static_cast<size_t>(layer)]);

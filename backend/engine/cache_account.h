@@ -23,7 +23,7 @@ class CacheAccount {
 
   /// A layer that ran: `before` tokens had been run earlier.
   void Add(int32_t layer, const CachedSequence& sequence, int32_t before,
-           const CachedRecord& record);
+           const CachedRecord& record, const SpeculationRecord& speculation = {});
 
   /// `tokens` run so far, of which the cache holds `held_bytes`.
   v1::PruningReport Report(int32_t tokens, size_t held_bytes) const;

@@ -11,7 +11,6 @@
 #include "backend/engine/keys_read.h"
 #include "backend/engine/layer_pricing.h"
 #include "backend/engine/prefix_key.h"
-#include "backend/model/checkpoint.h"
 #include "backend/model/decoder_tensor_names.h"
 #include "backend/model/weight_reader.h"
 #include "backend/sparsity/report.h"
@@ -52,6 +51,8 @@ class CachedText {
         account_(shape, layout, policy_ != nullptr ? policy_->text() : "dense", detail),
         key_(scope) {
     if (detail.tokens) keys_read_.emplace(layout.layers(), layout.kv_heads());
+    if (policy_ != nullptr) speculation_ = policy_->speculation();
+    measures_ = detail.wrong_zeros;
   }
 
   const KvLayout& layout() const { return layout_; }
@@ -152,9 +153,20 @@ class CachedText {
     return sequence_;
   }
 
+  const std::optional<ZeroSpeculation>& speculation() const { return speculation_; }
+  /// Adds the part's rows, if they speculate on zeros.
+  void AddSpeculated(std::vector<SpeculatedRows>& to) {
+    if (!speculation_) return;
+    to.push_back({.first = sequence_.first_row,
+                  .rows = sequence_.rows,
+                  .rule = *speculation_,
+                  .measure = measures_,
+                  .record = &speculated_});
+  }
+
   void EndLayer(int32_t layer, const CachedRecord& record) {
     if (sequence_.want_sums) run_->AddSums(layer, slots_, record.sums);
-    account_.Add(layer, sequence_, tokens_, record);
+    account_.Add(layer, sequence_, tokens_, record, std::exchange(speculated_, {}));
     if (sequence_.decode && keys_read_)
       keys_read_->Read(layer, tokens_, layout_, sequence_, record);
   }
@@ -226,6 +238,9 @@ class CachedText {
   const std::unique_ptr<CacheRun> run_;
   CacheAccount account_;
   std::optional<KeysRead> keys_read_;  // Where each token is asked for.
+  std::optional<ZeroSpeculation> speculation_;
+  bool measures_ = false;         // How much of it goes wrong.
+  SpeculationRecord speculated_;  // In the layer that runs.
   v1::Simulation simulation_;
   KvPool::Reservation reservation_;  // Before the pages: its pool outlives them.
   std::vector<KvPage> pages_;
@@ -255,6 +270,7 @@ struct DecoderEngine::Workspace {
     std::vector<CachedRecord> records;
   };
   std::vector<int32_t> ids, positions;
+  std::vector<SpeculatedRows> speculated;
   std::vector<Group> groups;
   Decoder::Workspace decoder;
   MatrixBuffer logits;
@@ -263,23 +279,26 @@ struct DecoderEngine::Workspace {
 absl::StatusOr<std::unique_ptr<DecoderEngine>> DecoderEngine::Load(
     const std::string& directory, const DecoderConfig& config, std::shared_ptr<Device> device,
     Precision precision, int32_t max_tokens, std::shared_ptr<KvPool> pool) {
-  THRESHER_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
+  THRESHER_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(directory));
   WeightReader reader(checkpoint, *device, precision, NamesOf(config.family).prefix);
   DecoderConfig served = config;
   // Rotations need no more; a table of positions has the rows that it has.
   if (config.rotary) served.max_tokens = std::min(config.max_tokens, max_tokens);
   THRESHER_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Load(served, reader));
   std::unique_ptr<DecoderEngine> engine(new DecoderEngine(std::move(device), precision, max_tokens,
-                                                          std::move(decoder), std::move(pool)));
+                                                          std::move(checkpoint), std::move(decoder),
+                                                          std::move(pool)));
   engine->parameters_ = reader.parameters();
   engine->packed_bytes_ = reader.packed_bytes();
   return engine;
 }
 
 DecoderEngine::DecoderEngine(std::shared_ptr<Device> device, Precision precision,
-                             int32_t max_tokens, Decoder decoder, std::shared_ptr<KvPool> pool)
+                             int32_t max_tokens, Checkpoint checkpoint, Decoder decoder,
+                             std::shared_ptr<KvPool> pool)
     : device_(std::move(device)),
       max_tokens_(max_tokens),
+      checkpoint_(std::move(checkpoint)),
       decoder_(std::move(decoder)),
       shape_{.layers = decoder_.config().layers,
              .heads = decoder_.config().heads,
@@ -288,6 +307,7 @@ DecoderEngine::DecoderEngine(std::shared_ptr<Device> device, Precision precision
              .hidden_size = decoder_.config().hidden_size,
              .ffn_size = decoder_.config().intermediate_size,
              .ffn_matrices = decoder_.config().gated ? 3 : 2,
+             .relu = !decoder_.config().gated && decoder_.config().activation == Activation::kRelu,
              .causal = true},
       element_(precision == Precision::kF32 ? DType::kF32 : DType::kBF16),
       pool_(std::move(pool)),
@@ -353,10 +373,13 @@ absl::StatusOr<CachedTextPtr> DecoderEngine::Start(std::shared_ptr<const Policy>
                                                    std::span<const int32_t> prompt) {
   const KvLayout& layout = LayoutOf(policy.get());
   const KvFormat& format = layout.format();
+  // What a prompt's keys and values depend on beside its tokens.
+  const auto speculation = policy != nullptr ? policy->speculation() : std::nullopt;
   const std::string scope = fmt::format(
-      "{}{}{}{}/{}/", scope_, Name(format.element), format.rotate_on_read ? "r" : "",
+      "{}{}{}{}/{}/{}/", scope_, Name(format.element), format.rotate_on_read ? "r" : "",
       format.stretch > 0 ? fmt::format("b{}", format.stretch) : "",
-      format.planes ? fmt::format("{}+{}", format.planes->msb_bits, format.planes->lsb_bits) : "");
+      format.planes ? fmt::format("{}+{}", format.planes->msb_bits, format.planes->lsb_bits) : "",
+      speculation ? fmt::format("z{}m{}", speculation->bits, speculation->margin) : "");
   CachedTextPtr text(new CachedText(std::move(policy), shape_, layout, detail, scope));
   // What others have left is held before room is made, which might be at its cost.
   const size_t found = text->TakePrefix(*pool_, prompt);
@@ -390,7 +413,10 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
     }
     group->parts.push_back(p);
   }
-  const DecoderBatch batch = {.ids = w.ids, .positions = w.positions};
+  THRESHER_RETURN_IF_ERROR(Prepare(parts));
+  w.speculated.clear();
+  for (const StepPart& part : parts) part.text->AddSpeculated(w.speculated);
+  const DecoderBatch batch = {.ids = w.ids, .positions = w.positions, .speculated = w.speculated};
   THRESHER_RETURN_IF_ERROR(decoder_.Embed(batch, w.decoder));
   std::vector<CacheGroup> groups;
   LayerPricing pricing(*device_, shape_, recorder_.get());
@@ -416,6 +442,18 @@ absl::Status DecoderEngine::Step(std::span<const StepPart> parts, OnLogits on_lo
   THRESHER_RETURN_IF_ERROR(TellLogits(parts, on_logits));
   for (const StepPart& part : parts) THRESHER_RETURN_IF_ERROR(part.text->End(part, *pool_));
   pricing.Finish();
+  return absl::OkStatus();
+}
+
+absl::Status DecoderEngine::Prepare(std::span<const StepPart> parts) {
+  for (const StepPart& part : parts) {
+    const auto& rule = part.text->speculation();
+    if (!rule || decoder_.IsPrepared(rule->bits)) continue;
+    THRESHER_RETURN_IF_ERROR(checkpoint_.CheckUnchanged());
+    WeightReader reader(checkpoint_, *device_, PrecisionOfBits(rule->bits),
+                        NamesOf(config().family).prefix);
+    THRESHER_RETURN_IF_ERROR(decoder_.Prepare(rule->bits, reader));
+  }
   return absl::OkStatus();
 }
 

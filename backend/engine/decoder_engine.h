@@ -22,6 +22,7 @@
 #include "backend/device/device.h"
 #include "backend/engine/engine.h"
 #include "backend/engine/kv_cache.h"
+#include "backend/model/checkpoint.h"
 #include "backend/model/decoder.h"
 #include "backend/model/decoder_config.h"
 #include "backend/sparsity/policy.h"
@@ -113,15 +114,18 @@ class DecoderEngine {
   struct Workspace;
 
   DecoderEngine(std::shared_ptr<Device> device, Precision precision, int32_t max_tokens,
-                Decoder decoder, std::shared_ptr<KvPool> pool);
+                Checkpoint checkpoint, Decoder decoder, std::shared_ptr<KvPool> pool);
 
   const KvLayout& LayoutOf(const Policy* policy) const;
+  /// Packs what the parts' policies need and no earlier step has needed.
+  absl::Status Prepare(std::span<const StepPart> parts);
   absl::Status Price(int32_t layer, std::span<const StepPart> parts, LayerPricing& pricing) const;
   absl::Status TellLogits(std::span<const StepPart> parts, OnLogits on_logits);
 
   const std::shared_ptr<Device> device_;
   const int32_t max_tokens_;
-  const Decoder decoder_;
+  const Checkpoint checkpoint_;  // Of what the decoder may have to pack later.
+  Decoder decoder_;
   const PolicyShape shape_;
   const DType element_;  // Of caches: as exact as the products.
   const std::shared_ptr<KvPool> pool_;

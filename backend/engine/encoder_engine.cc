@@ -63,7 +63,8 @@ EncoderEngine::EncoderEngine(const ModelConfig& config, std::shared_ptr<Device> 
                     .kv_heads = config.heads,
                     .head_dim = config.head_dim(),
                     .hidden_size = config.hidden_size,
-                    .ffn_size = config.intermediate_size},
+                    .ffn_size = config.intermediate_size,
+                    .relu = config.activation == Activation::kRelu},
       encoder_(std::move(encoder)),
       head_(std::move(head)) {}
 
@@ -118,8 +119,10 @@ absl::Status EncoderEngine::Prepare(std::span<const Sequence* const> sequences) 
   for (const Sequence* sequence : sequences) {
     const Policy* policy = sequence->policy.get();
     if (policy == nullptr || policy->is_dense()) continue;
+    const auto speculation = policy->speculation();
     const PlanNeeds needs = {.rows_by_head = policy->chooses_rows(),
                              .low_ffn_bits = policy->low_ffn_bits(),
+                             .speculation_bits = speculation ? speculation->bits : 0,
                              .prediction = policy->prediction()};
     if (encoder_.IsPrepared(needs)) continue;
     THRESHER_RETURN_IF_ERROR(checkpoint_.CheckUnchanged());

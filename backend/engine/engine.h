@@ -26,6 +26,7 @@ struct ReportDetail {
   bool layers = false;        // Each layer.
   bool tokens = false;        // How many layers each token went through.
   bool distribution = false;  // Attention entropy and sink, which take time to measure.
+  bool wrong_zeros = false;   // What speculation skipped wrongly: likewise, the work it saved.
 };
 
 /// One sequence of a batch: what to run and what to return.

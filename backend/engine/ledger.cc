@@ -94,6 +94,7 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
   Set(work.mutable_qkv_rows(), n * (shape.heads + 2 * shape.kv_heads),
       GeneratedQkvRows(shape, rows, plan));
   Set(work.mutable_ffn_full_precision(), n, rows - low);
+  Set(work.mutable_ffn_outputs(), n * shape.ffn_size, int64_t{rows} * shape.ffn_size);
   Set(work.mutable_bytes(), pairs * shape.head_dim * 8, BytesRead(shape, plan, record));
   work.set_softmax_rows(record.rows);
   work.set_refetched_rows(record.refetched_rows);
@@ -105,6 +106,13 @@ Work LayerWork(const PolicyShape& shape, int32_t dense_rows, int32_t rows, const
     work.set_predicted_scores(heads * PairsInSight(shape, rows));
   }
   return work;
+}
+
+void AddSpeculation(const SpeculationRecord& record, Work* work) {
+  work->mutable_ffn_outputs()->set_done(work->ffn_outputs().done() - record.skipped);
+  work->set_predicted_outputs(work->predicted_outputs() + record.predicted);
+  if (!record.wrong) return;
+  work->set_wrongly_skipped_outputs(work->wrongly_skipped_outputs() + *record.wrong);
 }
 
 void AttentionDistribution::Add(const SequencePlan& plan, bool first_present,

@@ -18,6 +18,9 @@ v1::PruningReport::Work LayerWork(const PolicyShape& shape, int32_t dense_rows, 
                                   const SequencePlan* plan, bool predicted,
                                   const AttentionRecord& record);
 
+/// Takes what the feed-forward network of that layer skipped into its work.
+void AddSpeculation(const SpeculationRecord& record, v1::PruningReport::Work* work);
+
 /// Entropy and sink of one sequence's attention, over its layers:
 ///   entropy of a row, -sum over keys of p ln p; here the mean over all softmax rows;
 ///   sink share, the mean over all softmax rows of the first token's probability;

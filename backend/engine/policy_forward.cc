@@ -48,6 +48,7 @@ class SequenceRun {
     plan_ = {};
     if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
     plan_.wanted.distribution = request_.detail.distribution;
+    plan_.wanted.wrong_zeros = request_.detail.wrong_zeros;
     predicted_ = prediction != nullptr;
     if (sparse()) run_->BeforeProjection(layer, positions_, prediction, &plan_);
     return &plan_;
@@ -71,9 +72,20 @@ class SequenceRun {
     std::iota(decision_.rows.begin(), decision_.rows.end(), 0);
     if (sparse()) run_->AfterAttention(layer, positions_, record, &decision_);
     heads_ = decision_.heads;
-    if (leaves_before_ffn()) work.mutable_ffn_full_precision()->set_done(FullPrecisionRows());
+    if (leaves_before_ffn()) {
+      work.mutable_ffn_full_precision()->set_done(FullPrecisionRows());
+      work.mutable_ffn_outputs()->set_done(static_cast<int64_t>(decision_.rows.size()) *
+                                           shape_.ffn_size);
+    }
     AddWork(work, report_->mutable_total());
     if (request_.detail.layers) *report_->add_layers() = work;
+  }
+
+  /// Then what its feed-forward network skipped.
+  void FinishFeedForward(const SpeculationRecord& record) {
+    AddSpeculation(record, report_->mutable_total());
+    if (!request_.detail.layers) return;
+    AddSpeculation(record, report_->mutable_layers(report_->layers_size() - 1));
   }
 
   /// Of the layer that just finished.
@@ -222,7 +234,10 @@ class BatchRun {
     }
     if (pricing_.on()) THRESHER_RETURN_IF_ERROR(Price(layer));
     Compact(layer, &SequenceRun::leaves_before_ffn);
-    THRESHER_RETURN_IF_ERROR(encoder_.FeedForward(index, offsets_, plans_, workspace));
+    speculation_.assign(runs_.size(), {});
+    THRESHER_RETURN_IF_ERROR(
+        encoder_.FeedForward(index, offsets_, plans_, speculation_, workspace));
+    for (size_t s = 0; s < runs_.size(); ++s) runs_[s]->FinishFeedForward(speculation_[s]);
     Compact(layer, &SequenceRun::drops);
     return absl::OkStatus();
   }
@@ -332,6 +347,7 @@ class BatchRun {
   std::vector<std::unique_ptr<SequenceRun>> runs_;
   std::vector<const SequencePlan*> plans_;
   std::vector<AttentionRecord> records_;
+  std::vector<SpeculationRecord> speculation_;
 };
 
 }  // namespace

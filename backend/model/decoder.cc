@@ -20,6 +20,22 @@ absl::StatusOr<NormWeights> LoadNorm(const DecoderConfig& config, std::string_vi
                          : reader.Norm(module, config.hidden_size);
 }
 
+/// A linear layer that has a module of its own.
+absl::StatusOr<std::unique_ptr<PackedLinear>> LoadLinear(const DecoderTensorNames& names,
+                                                         const std::string& module, int64_t out,
+                                                         int64_t in, bool bias,
+                                                         WeightReader& reader) {
+  if (!names.transposed) {
+    return reader.Linear(module, out, in, Place::kEncoder, bias ? Bias::kStored : Bias::kNone);
+  }
+  THRESHER_ASSIGN_OR_RETURN(auto packed, reader.TransposedLinears(module, 1, out, in));
+  return std::move(packed.front());
+}
+
+std::string LayerModule(const DecoderTensorNames& names, int32_t layer, std::string_view module) {
+  return fmt::format("{}{}.{}", names.layers, layer, module);
+}
+
 }  // namespace
 
 absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const DecoderConfig& config, int32_t index,
@@ -29,9 +45,7 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const DecoderConfig& config, i
   const int64_t wide = config.intermediate_size;
   const int64_t query = int64_t{config.heads} * config.head_dim;
   const int64_t key = int64_t{config.kv_heads} * config.head_dim;
-  const auto name = [&](std::string_view module) {
-    return fmt::format("{}{}.{}", names.layers, index, module);
-  };
+  const auto name = [&](std::string_view module) { return LayerModule(names, index, module); };
   Layer layer;
   struct Part {
     std::string_view module;
@@ -57,15 +71,8 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const DecoderConfig& config, i
   parts.push_back({names.up, wide, hidden, config.mlp_bias, &layer.up});
   parts.push_back({names.down, hidden, wide, config.mlp_bias, &layer.down});
   for (const Part& part : parts) {
-    if (names.transposed) {
-      THRESHER_ASSIGN_OR_RETURN(auto packed,
-                                reader.TransposedLinears(name(part.module), 1, part.out, part.in));
-      *part.packed = std::move(packed.front());
-    } else {
-      THRESHER_ASSIGN_OR_RETURN(*part.packed,
-                                reader.Linear(name(part.module), part.out, part.in, Place::kEncoder,
-                                              part.bias ? Bias::kStored : Bias::kNone));
-    }
+    THRESHER_ASSIGN_OR_RETURN(
+        *part.packed, LoadLinear(names, name(part.module), part.out, part.in, part.bias, reader));
   }
   THRESHER_ASSIGN_OR_RETURN(layer.attention_norm,
                             LoadNorm(config, name(names.attention_norm), reader));
@@ -108,6 +115,23 @@ absl::StatusOr<Decoder> Decoder::Load(const DecoderConfig& config, WeightReader&
   }
   reader.ReleasePages();
   return decoder;
+}
+
+bool Decoder::IsPrepared(int32_t speculation_bits) const {
+  return std::ranges::all_of(
+      layers_, [&](const Layer& layer) { return layer.low_up.contains(speculation_bits); });
+}
+
+absl::Status Decoder::Prepare(int32_t speculation_bits, WeightReader& reader) {
+  const DecoderTensorNames& names = NamesOf(config_.family);
+  for (int32_t i = 0; i < config_.layers; ++i) {
+    THRESHER_ASSIGN_OR_RETURN(
+        auto packed, LoadLinear(names, LayerModule(names, i, names.up), config_.intermediate_size,
+                                config_.hidden_size, config_.mlp_bias, reader));
+    layers_[static_cast<size_t>(i)].low_up[speculation_bits] = std::move(packed);
+    reader.ReleasePages();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::Normalize(const NormWeights& norm, ConstMatrix x, Matrix y) const {
@@ -203,7 +227,8 @@ absl::Status Decoder::Attend(int32_t index, const DecoderBatch& batch,
   return device_->Linear(*layer.attention_output, context, Activation::kNone, y);
 }
 
-absl::Status Decoder::FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace,
+absl::Status Decoder::FeedForward(const Layer& layer, ConstMatrix x,
+                                  std::span<const SpeculatedRows> speculated, Workspace& workspace,
                                   Matrix y) const {
   const int64_t wide = config_.intermediate_size;
   workspace.scratch_.Resize(static_cast<size_t>(x.rows * wide * (config_.gated ? 2 : 1)));
@@ -214,7 +239,8 @@ absl::Status Decoder::FeedForward(const Layer& layer, ConstMatrix x, Workspace& 
     THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.gate, x, config_.activation, gate));
     THRESHER_RETURN_IF_ERROR(device_->Multiply(gate, up));
   } else {
-    THRESHER_RETURN_IF_ERROR(device_->Linear(*layer.up, x, config_.activation, up));
+    THRESHER_RETURN_IF_ERROR(RunInnerLayer(*device_, *layer.up, layer.low_up, config_.activation, x,
+                                           speculated, workspace.inner_layer_, up));
   }
   return device_->Linear(*layer.down, up, Activation::kNone, y);
 }
@@ -235,8 +261,9 @@ absl::Status Decoder::RunLayer(int32_t index, const DecoderBatch& batch,
   THRESHER_RETURN_IF_ERROR(add_branch(layer.attention_norm, [&](ConstMatrix x) {
     return Attend(index, batch, groups, x, workspace, branch);
   }));
-  return add_branch(layer.ffn_norm,
-                    [&](ConstMatrix x) { return FeedForward(layer, x, workspace, branch); });
+  return add_branch(layer.ffn_norm, [&](ConstMatrix x) {
+    return FeedForward(layer, x, batch.speculated, workspace, branch);
+  });
 }
 
 absl::Status Decoder::Logits(std::span<const int32_t> rows, Workspace& workspace,

@@ -16,6 +16,7 @@
 #include "backend/device/device.h"
 #include "backend/device/kv_cache.h"
 #include "backend/model/decoder_config.h"
+#include "backend/model/inner_layer.h"
 #include "backend/model/weight_reader.h"
 #include "backend/tensor/matrix.h"
 
@@ -25,6 +26,7 @@ namespace thresher {
 struct DecoderBatch {
   std::span<const int32_t> ids;        // Each within the vocabulary.
   std::span<const int32_t> positions;  // Of each: where its query (and a rotated key) stands.
+  std::span<const SpeculatedRows> speculated = {};  // Of all layers; ascending.
 };
 
 /// The sequences of a batch whose caches are kept alike.
@@ -48,6 +50,7 @@ class Decoder {
     MatrixBuffer narrow_;           // [rows, embedding_size]
     AlignedBuffer<float> scratch_;  // Attention and feed-forward take turns in it.
     std::vector<int32_t> positions_;
+    InnerLayerWorkspace inner_layer_;
   };
 
   /// The reader, made with the prefix of decoder_tensor_names.h, finds the weights; its device must
@@ -57,6 +60,12 @@ class Decoder {
 
   const DecoderConfig& config() const { return config_; }
   const RotaryTable& rotary() const { return rotary_; }
+
+  /// Whether rows may speculate on zeros in so many bits,
+  bool IsPrepared(int32_t speculation_bits) const;
+  /// for which this packs the inner layers in low precision once more. `reader` as for Load, but of
+  /// PrecisionOfBits(speculation_bits). Not while another thread runs.
+  absl::Status Prepare(int32_t speculation_bits, WeightReader& reader);
 
   absl::Status Embed(const DecoderBatch& batch, Workspace& workspace) const;
   /// Then each layer in turn: stores the new K and V in the caches (rotated, unless the layout says
@@ -77,6 +86,7 @@ class Decoder {
   struct Layer {
     std::unique_ptr<PackedLinear> query, key, value, attention_output, gate, up, down;
     NormWeights attention_norm, ffn_norm;
+    LowPrecisionWeights low_up;  // What Prepare made.
   };
 
   Decoder(const DecoderConfig& config, Device& device) : config_(config), device_(&device) {}
@@ -89,7 +99,9 @@ class Decoder {
                       ConstMatrix x, Workspace& workspace, Matrix y) const;
   absl::Status RotateKeys(const DecoderBatch& batch, std::span<const CacheGroup> groups,
                           Matrix key) const;
-  absl::Status FeedForward(const Layer& layer, ConstMatrix x, Workspace& workspace, Matrix y) const;
+  absl::Status FeedForward(const Layer& layer, ConstMatrix x,
+                           std::span<const SpeculatedRows> speculated, Workspace& workspace,
+                           Matrix y) const;
 
   DecoderConfig config_;
   Device* device_;

@@ -18,6 +18,18 @@ bool LowersFfn(const SequencePlan* plan) {
   return plan != nullptr && !plan->ffn_low_precision.empty();
 }
 
+/// Adds rows [first, end) of a sequence under `plan`, if they speculate.
+void AddSpeculated(const SequencePlan* plan, int64_t first, int64_t end,
+                   std::span<SpeculationRecord> records, size_t sequence,
+                   std::vector<SpeculatedRows>& to) {
+  if (plan == nullptr || !plan->speculation || first == end) return;
+  to.push_back({.first = first,
+                .rows = end - first,
+                .rule = *plan->speculation,
+                .measure = plan->wanted.wrong_zeros,
+                .record = &records[sequence]});
+}
+
 // The attention's parts of the workspace's scratch memory.
 constexpr int64_t kQuery = 0, kKey = 1, kValue = 2, kContext = 3;
 
@@ -157,9 +169,12 @@ absl::Status Encoder::FinishAttention(const Layer& layer, std::span<const int32_
   return Normalize(projected, hidden, layer.attention_norm, hidden);
 }
 
-absl::Status Encoder::FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
-                                  ConstMatrix x, Matrix wide, Matrix y) const {
-  THRESHER_RETURN_IF_ERROR(device_->Linear(intermediate, x, config_.activation, wide));
+absl::Status Encoder::FeedForward(const Layer& layer, const PackedLinear& intermediate,
+                                  const PackedLinear& output, ConstMatrix x, Workspace& workspace,
+                                  Matrix wide, Matrix y) const {
+  THRESHER_RETURN_IF_ERROR(RunInnerLayer(*device_, intermediate, layer.low_intermediate,
+                                         config_.activation, x, workspace.speculated_,
+                                         workspace.inner_layer_, wide));
   return device_->Linear(output, wide, Activation::kNone, y);
 }
 
@@ -168,7 +183,7 @@ absl::Status Encoder::RunLayer(size_t layer, std::span<const int32_t> offsets,
                                std::span<AttentionRecord> records, Workspace& workspace) const {
   THRESHER_RETURN_IF_ERROR(Project(layer, offsets, plans, workspace));
   THRESHER_RETURN_IF_ERROR(Attend(layer, offsets, plans, records, workspace));
-  return FeedForward(layer, offsets, plans, workspace);
+  return FeedForward(layer, offsets, plans, {}, workspace);
 }
 
 absl::Status Encoder::Attend(size_t layer, std::span<const int32_t> offsets,
@@ -192,6 +207,7 @@ absl::Status Encoder::Attend(size_t layer, std::span<const int32_t> offsets,
 
 absl::Status Encoder::FeedForward(size_t index, std::span<const int32_t> offsets,
                                   std::span<const SequencePlan* const> plans,
+                                  std::span<SpeculationRecord> speculation,
                                   Workspace& workspace) const {
   const Layer& layer = layers_[index];
   const Matrix hidden = workspace.hidden();
@@ -199,33 +215,46 @@ absl::Status Encoder::FeedForward(size_t index, std::span<const int32_t> offsets
   workspace.Reserve(wide);
   const Matrix inner(workspace.scratch_.data(), hidden.rows, wide);
   const Matrix output(workspace.scratch_.data() + hidden.rows * wide, hidden.rows, hidden.cols);
-  THRESHER_RETURN_IF_ERROR(
-      std::ranges::any_of(plans, LowersFfn)
-          ? SplitFeedForward(layer, offsets, plans, inner, output, workspace)
-          : FeedForward(*layer.intermediate, *layer.output, hidden, inner, output));
+  if (std::ranges::any_of(plans, LowersFfn)) {
+    THRESHER_RETURN_IF_ERROR(
+        SplitFeedForward(layer, offsets, plans, speculation, inner, output, workspace));
+  } else {
+    workspace.speculated_.clear();
+    for (size_t s = 0; s < plans.size(); ++s) {
+      AddSpeculated(plans[s], offsets[s], offsets[s + 1], speculation, s, workspace.speculated_);
+    }
+    THRESHER_RETURN_IF_ERROR(
+        FeedForward(layer, *layer.intermediate, *layer.output, hidden, workspace, inner, output));
+  }
   return Normalize(output, hidden, layer.output_norm, hidden);
 }
 
 absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32_t> offsets,
-                                       std::span<const SequencePlan* const> plans, Matrix inner,
+                                       std::span<const SequencePlan* const> plans,
+                                       std::span<SpeculationRecord> speculation, Matrix inner,
                                        Matrix output, Workspace& workspace) const {
   /// The rows of all sequences that run in `bits`; 0: in full precision.
   const auto run = [&](int32_t bits, const PackedLinear& first,
                        const PackedLinear& second) -> absl::Status {
     std::vector<int32_t>& rows = workspace.ffn_rows_;
     rows.clear();
+    workspace.speculated_.clear();
     for (size_t s = 0; s < plans.size(); ++s) {
+      const auto first_row = static_cast<int64_t>(rows.size());
       for (int32_t row = offsets[s]; row < offsets[s + 1]; ++row) {
         const bool low = LowersFfn(plans[s]) && plans[s]->ffn_low_precision[row - offsets[s]] != 0;
         if ((low ? plans[s]->ffn_low_bits : 0) == bits) rows.push_back(row);
       }
+      AddSpeculated(plans[s], first_row, static_cast<int64_t>(rows.size()), speculation, s,
+                    workspace.speculated_);
     }
     const auto count = static_cast<int64_t>(rows.size());
     workspace.ffn_input_.Resize(count, output.cols);
     const Matrix gathered = workspace.ffn_input_.view();
     GatherRows(workspace.hidden(), rows, gathered);
     // The result takes the place of the input.
-    THRESHER_RETURN_IF_ERROR(FeedForward(first, second, gathered, inner.Rows(0, count), gathered));
+    THRESHER_RETURN_IF_ERROR(
+        FeedForward(layer, first, second, gathered, workspace, inner.Rows(0, count), gathered));
     ScatterRows(gathered, rows, output);
     return absl::OkStatus();
   };
@@ -235,11 +264,12 @@ absl::Status Encoder::SplitFeedForward(const Layer& layer, std::span<const int32
   }
   THRESHER_RETURN_IF_ERROR(run(0, *layer.intermediate, *layer.output));
   for (const int32_t bits : widths) {
-    const auto found = layer.low_ffn.find(bits);
-    if (found == layer.low_ffn.end()) {
+    const auto first = layer.low_intermediate.find(bits);
+    const auto second = layer.low_output.find(bits);
+    if (first == layer.low_intermediate.end() || second == layer.low_output.end()) {
       return Internal("weights of {} bits are not prepared", bits);
     }
-    THRESHER_RETURN_IF_ERROR(run(bits, *found->second.intermediate, *found->second.output));
+    THRESHER_RETURN_IF_ERROR(run(bits, *first->second, *second->second));
   }
   return absl::OkStatus();
 }
@@ -296,7 +326,10 @@ absl::Status Encoder::Project(size_t index, std::span<const int32_t> offsets,
 bool Encoder::IsPrepared(const PlanNeeds& needs) const {
   return std::ranges::all_of(layers_, [&](const Layer& layer) {
     return (!needs.rows_by_head || layer.head_value) &&
-           (needs.low_ffn_bits == 0 || layer.low_ffn.contains(needs.low_ffn_bits)) &&
+           (needs.low_ffn_bits == 0 || (layer.low_intermediate.contains(needs.low_ffn_bits) &&
+                                        layer.low_output.contains(needs.low_ffn_bits))) &&
+           (needs.speculation_bits == 0 ||
+            layer.low_intermediate.contains(needs.speculation_bits)) &&
            (!needs.prediction.wanted() || layer.predictors.contains(needs.prediction));
   });
 }
@@ -311,16 +344,19 @@ absl::Status Encoder::Prepare(const PlanNeeds& needs) {
       THRESHER_ASSIGN_OR_RETURN(layer.head_key, pack(layer.stored_key));
       THRESHER_ASSIGN_OR_RETURN(layer.head_value, pack(layer.stored_value));
     }
-    if (const int32_t bits = needs.low_ffn_bits; bits > 0 && !layer.low_ffn.contains(bits)) {
-      const Precision low = bits == 4 ? Precision::kInt4 : Precision::kInt8;
-      Layer::LowFfn ffn;
-      const auto pack = [&](const StoredLinear& stored) {
-        return device_->Pack(stored.weight, stored.bias, low);
-      };
-      THRESHER_ASSIGN_OR_RETURN(ffn.intermediate, pack(layer.stored_intermediate));
-      THRESHER_ASSIGN_OR_RETURN(ffn.output, pack(layer.stored_output));
-      layer.low_ffn.emplace(bits, std::move(ffn));
-    }
+    const auto pack_low = [&](int32_t bits, const StoredLinear& stored,
+                              LowPrecisionWeights& packed) -> absl::Status {
+      if (bits == 0 || packed.contains(bits)) return absl::OkStatus();
+      THRESHER_ASSIGN_OR_RETURN(auto weights,
+                                device_->Pack(stored.weight, stored.bias, PrecisionOfBits(bits)));
+      packed[bits] = std::move(weights);
+      return absl::OkStatus();
+    };
+    THRESHER_RETURN_IF_ERROR(
+        pack_low(needs.low_ffn_bits, layer.stored_intermediate, layer.low_intermediate));
+    THRESHER_RETURN_IF_ERROR(pack_low(needs.low_ffn_bits, layer.stored_output, layer.low_output));
+    THRESHER_RETURN_IF_ERROR(
+        pack_low(needs.speculation_bits, layer.stored_intermediate, layer.low_intermediate));
     if (needs.prediction.wanted() && !layer.predictors.contains(needs.prediction)) {
       THRESHER_ASSIGN_OR_RETURN(
           ScorePredictor predictor,

@@ -20,6 +20,7 @@
 #include "backend/device/plan.h"
 #include "backend/device/prediction.h"
 #include "backend/model/head_linear.h"
+#include "backend/model/inner_layer.h"
 #include "backend/model/model_config.h"
 #include "backend/model/score_predictor.h"
 #include "backend/model/weight_reader.h"
@@ -40,6 +41,7 @@ struct RaggedBatch {
 struct PlanNeeds {
   bool rows_by_head = false;     // Q, K and V of chosen rows and heads.
   int32_t low_ffn_bits = 0;      // The feed-forward network in low precision; 0: none.
+  int32_t speculation_bits = 0;  // Its inner layer, to speculate on zeros; 0: none.
   PredictionRequest prediction;  // Of the attention's scores.
 };
 
@@ -76,6 +78,8 @@ class Encoder {
     HeadLinear::Workspace head_linear_;
     std::vector<int32_t> ffn_rows_;
     MatrixBuffer ffn_input_;
+    std::vector<SpeculatedRows> speculated_;
+    InnerLayerWorkspace inner_layer_;
   };
 
   /// Reads and packs the encoder's weights. The reader's device must outlive the encoder, the
@@ -97,10 +101,11 @@ class Encoder {
   absl::Status Attend(size_t layer, std::span<const int32_t> offsets,
                       std::span<const SequencePlan* const> plans,
                       std::span<AttentionRecord> records, Workspace& workspace) const;
-  /// and the feed-forward network.
+  /// and the feed-forward network; what sequence s speculated is added to speculation[s].
   absl::Status FeedForward(size_t layer, std::span<const int32_t> offsets,
-                           std::span<const SequencePlan* const> plans, Workspace& workspace) const;
-  /// All three.
+                           std::span<const SequencePlan* const> plans,
+                           std::span<SpeculationRecord> speculation, Workspace& workspace) const;
+  /// All three, of plans that do not speculate.
   absl::Status RunLayer(size_t layer, std::span<const int32_t> offsets,
                         std::span<const SequencePlan* const> plans,
                         std::span<AttentionRecord> records, Workspace& workspace) const;
@@ -133,10 +138,7 @@ class Encoder {
     // The same where they are mapped, and what Prepare made of them.
     StoredLinear stored_query, stored_key, stored_value, stored_intermediate, stored_output;
     std::optional<HeadLinear> head_query, head_key, head_value;
-    struct LowFfn {
-      std::unique_ptr<PackedLinear> intermediate, output;
-    };
-    std::map<int32_t, LowFfn> low_ffn;  // By bits.
+    LowPrecisionWeights low_intermediate, low_output;
     std::map<PredictionRequest, ScorePredictor> predictors;
   };
 
@@ -149,12 +151,15 @@ class Encoder {
   absl::Status FinishAttention(const Layer& layer, std::span<const int32_t> offsets,
                                std::span<const SequencePlan* const> plans,
                                Workspace& workspace) const;
-  absl::Status FeedForward(const PackedLinear& intermediate, const PackedLinear& output,
-                           ConstMatrix x, Matrix wide, Matrix y) const;
+  /// Both products, of rows that workspace.speculated_ numbers.
+  absl::Status FeedForward(const Layer& layer, const PackedLinear& intermediate,
+                           const PackedLinear& output, ConstMatrix x, Workspace& workspace,
+                           Matrix wide, Matrix y) const;
 
   /// Rows in full precision and rows in low precision as two products.
   absl::Status SplitFeedForward(const Layer& layer, std::span<const int32_t> offsets,
-                                std::span<const SequencePlan* const> plans, Matrix inner,
+                                std::span<const SequencePlan* const> plans,
+                                std::span<SpeculationRecord> speculation, Matrix inner,
                                 Matrix output, Workspace& workspace) const;
 
   Encoder(const ModelConfig& config, Device& device, Precision precision)

@@ -17,6 +17,7 @@
 #include "backend/sparsity/principal.h"
 #include "backend/sparsity/projection.h"
 #include "backend/sparsity/quest.h"
+#include "backend/sparsity/relu.h"
 #include "backend/sparsity/routing.h"
 #include "backend/sparsity/sanger.h"
 #include "backend/sparsity/sinks.h"
@@ -79,6 +80,12 @@ class Composite final : public Policy {
     }
     return 0;
   }
+  std::optional<ZeroSpeculation> speculation() const override {
+    for (const auto& part : parts_) {
+      if (part->speculation()) return part->speculation();
+    }
+    return {};
+  }
   double CostShare(int32_t tokens) const override {
     double share = 1.0;
     for (const auto& part : parts_) share *= part->CostShare(tokens);
@@ -121,7 +128,8 @@ constexpr std::pair<std::string_view, MakePolicy> kMakers[] = {{"spatten", MakeS
                                                                {"dota", MakeDota},
                                                                {"projection", MakeProjection},
                                                                {"sofa", MakeSofa},
-                                                               {"principal", MakePrincipal}};
+                                                               {"principal", MakePrincipal},
+                                                               {"relu", MakeRelu}};
 
 absl::Status CheckShape(const PolicyShape& shape) {
   if (shape.layers > 0 && shape.heads > 0 && shape.kv_heads > 0 &&

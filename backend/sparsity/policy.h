@@ -7,7 +7,8 @@
 //   AfterAttention    from the statistics: tokens and heads that later layers keep
 //
 // In a decoder a policy rules the KV cache instead: for each sequence it starts a CacheRun, which
-// follows the prompt and then each decode step (see there). The prompt itself is read densely.
+// follows the prompt and then each decode step (see there). The prompt itself is read densely. (Or
+// it rules the feed-forward network: Policy::speculation.)
 //
 // A composed policy runs its parts in the order written; each adds to the same plan. A policy knows
 // the model's shape, and never touches a device's internals.
@@ -42,6 +43,7 @@ struct PolicyShape {
   int32_t hidden_size = 0;
   int32_t ffn_size = 0;      // Width of the feed-forward network's inner layer.
   int32_t ffn_matrices = 2;  // 3 where the activation is gated.
+  bool relu = false;         // That network is two products with a ReLU between them.
   bool causal = false;       // A decoder: a query sees the keys up to its own position.
 };
 
@@ -187,6 +189,9 @@ class Policy {
   virtual bool chooses_rows() const { return false; }
   /// Its plans may run rows of the feed-forward network in so many bits; 0: none.
   virtual int32_t low_ffn_bits() const { return 0; }
+  /// Under what rule it speculates on zeros of the feed-forward network; its plans say the same. A
+  /// decoder, prompts and all, obeys it in every layer.
+  virtual std::optional<ZeroSpeculation> speculation() const { return {}; }
   /// Predicted work of a sequence of `tokens` (of a decoder: of a decode step that makes it so
   /// long), as a share of dense, for the scheduler: (0, 1].
   virtual double CostShare(int32_t tokens) const = 0;

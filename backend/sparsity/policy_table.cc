@@ -502,6 +502,24 @@ constexpr PolicyKey kRoutingKeys[] = {
      .help = "Queries are routed by themselves, or go where their tokens' keys go."},
 };
 
+constexpr PolicyKey kReluKeys[] = {
+    {.name = "bits",
+     .kind = ValueKind::kChoice,
+     .choices = "4|8",
+     .fallback = "4",
+     .measure = "bits of the prediction's weights and inputs",
+     .source = "Thresher, for VLSI 2021, which does not tell",
+     .help = "What the feed-forward network's first product is predicted with: integers of 4 bits, "
+             "emulated in those of 8, or of 8."},
+    {.name = "margin",
+     .max = 1000,
+     .fallback = "0",
+     .measure = "multiples of the root mean square of the row's predictions",
+     .source = "Thresher",
+     .help = "An output whose prediction lies further than this below zero is taken for a zero of "
+             "the ReLU and not computed. Above the root of the layer's width nothing is skipped."},
+};
+
 constexpr PolicySpec kPolicies[] = {
     {.name = "spatten",
      .title = "SpAtten (HPCA 2021): tokens, heads and values by accumulated attention",
@@ -617,6 +635,13 @@ constexpr PolicySpec kPolicies[] = {
      .decoders = false,
      .keys = kRoutingKeys,
      .knob = {.keys = "keep=*"}},
+    // No knob: what is compared at the same work is compared at the same attention.
+    {.name = "relu",
+     .title = "Speculation on zeros of a ReLU, a stated reading of VLSI 2021; saves no work of the "
+              "attention",
+     .encoders = true,
+     .decoders = true,
+     .keys = kReluKeys},
 };
 
 }  // namespace

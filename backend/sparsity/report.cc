@@ -21,6 +21,12 @@ void AddWork(const Work& work, Work* total) {
   total->set_refetched_rows(total->refetched_rows() + work.refetched_rows());
   total->set_predicted_rows(total->predicted_rows() + work.predicted_rows());
   total->set_predicted_scores(total->predicted_scores() + work.predicted_scores());
+  add(work.ffn_outputs(), total->mutable_ffn_outputs());
+  total->set_predicted_outputs(total->predicted_outputs() + work.predicted_outputs());
+  if (work.has_wrongly_skipped_outputs()) {
+    total->set_wrongly_skipped_outputs(total->wrongly_skipped_outputs() +
+                                       work.wrongly_skipped_outputs());
+  }
 }
 
 double KeepRatio(const Amount& amount) {

@@ -15,13 +15,14 @@ struct KindOfWork {
   std::string_view name;
   const v1::PruningReport::Amount& (v1::PruningReport::Work::*amount)() const;
 };
-inline constexpr std::array<KindOfWork, 6> kKindsOfWork = {{
+inline constexpr std::array<KindOfWork, 7> kKindsOfWork = {{
     {"token", &v1::PruningReport::Work::tokens},
     {"head", &v1::PruningReport::Work::heads},
     {"value", &v1::PruningReport::Work::values},
     {"score", &v1::PruningReport::Work::scores},
     {"qkv_row", &v1::PruningReport::Work::qkv_rows},
     {"ffn_full_precision", &v1::PruningReport::Work::ffn_full_precision},
+    {"ffn_output", &v1::PruningReport::Work::ffn_outputs},
 }};
 
 /// Done over dense; 1 where there was nothing to do.

@@ -194,8 +194,10 @@ PRUNING = Dashboard(
                   "Rows of probabilities made again in full width (progressive quantization).", most=1),
             Panel("Predicted besides", "ops",
                   {"rows, {{policy}}": "sum by (policy) (rate(thresher_predicted_rows_total{%p}[%r]))",
-                   "scores, {{policy}}": "sum by (policy) (rate(thresher_predicted_scores_total{%p}[%r]))"},
-                  "What FACT's prediction adds; dense has none."),
+                   "scores, {{policy}}": "sum by (policy) (rate(thresher_predicted_scores_total{%p}[%r]))",
+                   "outputs, {{policy}}": "sum by (policy) (rate(thresher_predicted_outputs_total{%p}[%r]))"},
+                  "What predictions add: of attention scores (FACT and others), and of outputs that a ReLU may "
+                  "make zero; dense has none."),
         ],
         "Agreement with dense (with --shadow-every)": [
             Panel("Same answer as dense", "percentunit",

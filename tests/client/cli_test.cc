@@ -81,10 +81,11 @@ TEST_F(CliTest, JsonHasAllFacts) {
     "timings": {"queue": 0.25, "tokenize": 0.0, "compute": 0.0, "total": 0.5},
     "report": {"policy": "dense",
       "keep": {"token": 0.0, "head": 1.0, "value": 1.0, "score": 1.0, "qkv_row": 1.0,
-               "ffn_full_precision": 1.0},
+               "ffn_full_precision": 1.0, "ffn_output": 1.0},
       "bytes": {"dense": 0, "done": 0}, "refetch_share": 0.0,
       "total": {"tokens": {"dense": 5000000000, "done": 0}, "softmax_rows": 0,
-                "refetched_rows": 0, "predicted_rows": 0, "predicted_scores": 0}}})"));
+                "refetched_rows": 0, "predicted_rows": 0, "predicted_scores": 0,
+                "predicted_outputs": 0}}})"));
 }
 
 TEST_F(CliTest, HelpAndPoliciesListEveryKey) {

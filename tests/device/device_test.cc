@@ -135,6 +135,34 @@ TEST_P(EachDevice, WeightsOfAnyStoredTypeAndAlignmentPack) {
   }
 }
 
+TEST_P(EachDevice, SomeOutputsHaveTheBitsOfAllAndTheOthersAreZero) {
+  RandomData random(30);
+  constexpr int64_t kIn = 41, kOut = 70;
+  const MatrixBuffer weight = random.Normal(kOut, kIn), bias = random.Normal(1, kOut);
+  for (const Precision precision : kPrecisions) {
+    const auto packed =
+        device_->Pack(Stored(weight.view()), Stored(bias.view()), precision).value();
+    for (const int64_t rows : {0, 1, 17}) {
+      const MatrixBuffer x = random.Normal(rows, kIn);
+      MatrixBuffer all(rows, kOut), some(rows, kOut);
+      std::vector<uint8_t> wanted(static_cast<size_t>(rows * kOut));
+      for (uint8_t& flag : wanted) flag = random.Integer(0, 1) != 0 ? 1 : 0;
+      for (const Activation activation : {Activation::kRelu, Activation::kGelu}) {
+        ASSERT_TRUE(device_->Linear(*packed, x.view(), activation, all.view()).ok());
+        ASSERT_TRUE(
+            device_->LinearOfOutputs(*packed, x.view(), wanted, activation, some.view()).ok());
+        for (int64_t i = 0; i < rows * kOut; ++i) {
+          ASSERT_EQ(some.view().data[i], wanted[i] != 0 ? all.view().data[i] : 0.0f) << i;
+        }
+      }
+      wanted.push_back(1);
+      EXPECT_EQ(device_->LinearOfOutputs(*packed, x.view(), wanted, Activation::kRelu, some.view())
+                    .code(),
+                absl::StatusCode::kInvalidArgument);
+    }
+  }
+}
+
 TEST_P(EachDevice, ColumnsOfZerosMayBePassedOver) {
   RandomData random(31);
   constexpr int64_t kIn = 40, kOut = 70;

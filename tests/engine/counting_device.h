@@ -73,6 +73,12 @@ class CountingDevice final : public Device {
     Count(weights, x.rows);
     return device_->LinearOfColumns(weights, x, columns, y);
   }
+  absl::Status LinearOfOutputs(const PackedLinear& weights, ConstMatrix x,
+                               std::span<const uint8_t> wanted, Activation activation,
+                               Matrix y) override {
+    Count(weights, x.rows);
+    return device_->LinearOfOutputs(weights, x, wanted, activation, y);
+  }
   absl::Status Attention(const AttentionInput& input, Matrix out) override {
     return device_->Attention(input, out);
   }

@@ -55,6 +55,26 @@ TEST(Ledger, DroppedTokensAndLowPrecisionRowsCount) {
   EXPECT_EQ(work.qkv_rows().done(), 3 * 8);
 }
 
+TEST(Ledger, OutputsThatWereSkippedCount) {
+  const AttentionRecord record{.rows = 12, .scores = 36, .values = 36};
+  // Three of five tokens, 64 outputs each.
+  Work work = LayerWork(kShape, 5, 3, nullptr, false, record);
+  EXPECT_EQ(work.ffn_outputs().dense(), 320);
+  EXPECT_EQ(work.ffn_outputs().done(), 192);
+  AddSpeculation({.predicted = 192, .skipped = 100}, &work);
+  EXPECT_EQ(work.ffn_outputs().done(), 92);
+  EXPECT_EQ(work.predicted_outputs(), 192);
+  EXPECT_FALSE(work.has_wrongly_skipped_outputs());
+  AddSpeculation({.predicted = 0, .skipped = 0, .wrong = 7}, &work);
+  EXPECT_EQ(work.wrongly_skipped_outputs(), 7);
+  Work total;
+  AddWork(work, &total);
+  AddWork(work, &total);
+  EXPECT_EQ(total.ffn_outputs().done(), 184);
+  EXPECT_EQ(total.predicted_outputs(), 384);
+  EXPECT_EQ(total.wrongly_skipped_outputs(), 14);
+}
+
 TEST(Ledger, APredictionIsOfEveryRowAndPairOfTheHeadsPresent) {
   // Three of five tokens, all heads: 3 x (4 of Q + 2 of K), 4 x 9 pairs.
   SequencePlan plan;

@@ -114,7 +114,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                   .kv_heads = 4,
                                   .head_dim = 8,
                                   .hidden_size = 32,
-                                  .ffn_size = 64},
+                                  .ffn_size = 64,
+                                  .relu = true},
                                    PolicyShape{.layers = 3,
                                    .heads = 4,
                                    .kv_heads = 2,
@@ -128,7 +129,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                    .head_dim = 8,
                                    .hidden_size = 32,
                                    .ffn_size = 64,
-                                   .ffn_matrices = 3,
+                                   .relu = true,
                                    .causal = true}}) {
     const auto policy = Policy::Parse(text, shape);
     if (!policy.ok()) {

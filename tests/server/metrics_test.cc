@@ -212,6 +212,8 @@ v1::PruningReport Report(int layers) {
     work->set_refetched_rows(3 * times);
     work->set_predicted_rows(40 * times);
     work->set_predicted_scores(200 * times);
+    set(work->mutable_ffn_outputs(), 320 * times, 80 * times);
+    work->set_predicted_outputs(240 * times);
   };
   fill(report.mutable_total(), layers);
   for (int l = 0; l < layers; ++l) fill(report.add_layers(), 1);
@@ -247,6 +249,7 @@ TEST_F(MetricsTest, AReportIsCountedByModelPolicyAndKind) {
   EXPECT_EQ(Value(text, "thresher_refetched_rows_total" + policy), 12);
   EXPECT_EQ(Value(text, "thresher_predicted_rows_total" + policy), 160);
   EXPECT_EQ(Value(text, "thresher_predicted_scores_total" + policy), 800);
+  EXPECT_EQ(Value(text, "thresher_predicted_outputs_total" + policy), 960);
   EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_count{model="m"})"), 1);
   EXPECT_EQ(Value(text, R"(thresher_attention_entropy_nats_sum{model="m"})"), 1.5);
   EXPECT_EQ(Value(text, R"(thresher_attention_sink_share_sum{model="m"})"), 0.25);

@@ -127,6 +127,28 @@ class ReferenceDevice final : public Device {
     return absl::OkStatus();
   }
 
+  absl::Status LinearOfOutputs(const PackedLinear& packed, ConstMatrix x,
+                               std::span<const uint8_t> wanted, Activation activation,
+                               Matrix y) override {
+    THRESHER_RETURN_IF_ERROR(CheckLinear(packed, x, y));
+    THRESHER_RETURN_IF_ERROR(CheckOutputs(wanted, y));
+    const auto* weights = dynamic_cast<const ReferenceLinear*>(&packed);
+    if (weights == nullptr) return InvalidArgument("linear: weights packed by another device");
+    std::vector<float> input(x.cols);
+    for (int64_t m = 0; m < x.rows; ++m) {
+      std::copy_n(x.row(m), x.cols, input.begin());
+      RoundToIntegers(QuantizedLimit(weights->precision()), input);
+      for (int64_t o = 0; o < y.cols; ++o) {
+        y.row(m)[o] = 0.0f;
+        if (wanted[static_cast<size_t>(m * y.cols + o)] == 0) continue;
+        double sum = weights->bias()[static_cast<size_t>(o)];
+        for (int64_t i = 0; i < x.cols; ++i) sum += double{input[i]} * weights->input_weights(i)[o];
+        y.row(m)[o] = static_cast<float>(Activate(activation, sum));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Attention(const AttentionInput& input, Matrix out) override {
     THRESHER_RETURN_IF_ERROR(CheckAttention(input, out));
     const auto [heads, kv_heads, head_dim] = input.shape;
