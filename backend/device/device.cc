@@ -5,6 +5,7 @@
 
 #include "backend/device/cpu/cpu_device.h"
 #include "backend/device/reference/cached_attention.h"
+#include "backend/device/reference/flow_attention.h"
 #include "backend/device/reference/planned_attention.h"
 #include "backend/device/reference/reference_device.h"
 #include "backend/device/shape_checks.h"
@@ -75,6 +76,12 @@ absl::Status Device::PlannedAttention(const AttentionInput& input,
                                                         *plans[s], out.Rows(first, rows),
                                                         &records[s]));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Device::FlowAttention(const AttentionInput& input, Matrix out) {
+  THRESHER_RETURN_IF_ERROR(CheckAttention(input, out));
+  ReferenceFlowAttention(input, out);
   return absl::OkStatus();
 }
 

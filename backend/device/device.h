@@ -155,6 +155,10 @@ class Device {
                                         std::span<const SequencePlan* const> plans, Matrix out,
                                         std::span<AttentionRecord> records);
 
+  /// Flow-attention instead (Flowformer, ICML 2022): what it is stands in
+  /// reference/flow_attention.h. `scale` is not read.
+  virtual absl::Status FlowAttention(const AttentionInput& input, Matrix out);
+
   /// The estimators of eager_prediction.h, here in plain loops. Encode: codes [rows, cols], scales
   /// [rows, cols / group], of the whole input.
   virtual absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,

@@ -43,6 +43,9 @@ class ForwardingDevice : public Device {
                                 std::span<AttentionRecord> records) override {
     return inner_->PlannedAttention(input, plans, out, records);
   }
+  absl::Status FlowAttention(const AttentionInput& input, Matrix out) override {
+    return inner_->FlowAttention(input, out);
+  }
   absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
                                 Matrix codes, Matrix scales) override {
     return inner_->EncodeLeadingOne(input, bits, group, codes, scales);

@@ -64,7 +64,8 @@ EncoderEngine::EncoderEngine(const ModelConfig& config, std::shared_ptr<Device> 
                     .head_dim = config.head_dim(),
                     .hidden_size = config.hidden_size,
                     .ffn_size = config.intermediate_size,
-                    .relu = config.activation == Activation::kRelu},
+                    .relu = config.activation == Activation::kRelu,
+                    .attends = config.attention == AttentionKind::kSoftmax},
       encoder_(std::move(encoder)),
       head_(std::move(head)) {}
 

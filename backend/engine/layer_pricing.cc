@@ -214,7 +214,10 @@ SequenceRecord RecordOf(const PolicyShape& shape, const KvLayout& layout,
 }
 
 LayerPricing::LayerPricing(Device& device, const PolicyShape& shape, LayerRecorder* recorder)
-    : hardware_(device.simulated()), recorder_(recorder), begin_(absl::Now()) {
+    : hardware_(device.simulated()),
+      recorder_(recorder),
+      attends_(shape.attends),
+      begin_(absl::Now()) {
   record_.shape = {.layers = shape.layers,
                    .heads = shape.heads,
                    .kv_heads = shape.kv_heads,
@@ -228,6 +231,7 @@ LayerPricing::LayerPricing(Device& device, const PolicyShape& shape, LayerRecord
 
 absl::Status LayerPricing::Price(int32_t layer, std::vector<SequenceRecord> sequences,
                                  std::span<v1::Simulation* const> charges) {
+  if (!attends_) return Unimplemented("flow-attention can be neither simulated nor recorded");
   record_.layer = layer;
   record_.sequences = std::move(sequences);
   if (recorder_ != nullptr) recorder_->Write(record_);

@@ -62,6 +62,7 @@ class LayerPricing {
  private:
   const SimulatedHardware* const hardware_;
   LayerRecorder* const recorder_;
+  const bool attends_;
   const absl::Time begin_;
   double seconds_ = 0.0;  // Simulated so far.
   LayerRecord record_;

@@ -49,6 +49,7 @@ int64_t BytesRead(const PolicyShape& shape, const SequencePlan* plan,
 
 /// Pairs of a query and a key that it sees.
 int64_t PairsInSight(const PolicyShape& shape, int64_t rows) {
+  if (!shape.attends) return 0;
   return shape.causal ? rows * (rows + 1) / 2 : rows * rows;
 }
 

@@ -47,7 +47,7 @@ class SequenceRun {
     if (!planned()) return nullptr;
     plan_ = {};
     if (heads_.size() < static_cast<size_t>(shape_.heads)) plan_.heads = heads_;
-    plan_.wanted.distribution = request_.detail.distribution;
+    plan_.wanted.distribution = measures_attention();
     plan_.wanted.wrong_zeros = request_.detail.wrong_zeros;
     predicted_ = prediction != nullptr;
     if (sparse()) run_->BeforeProjection(layer, positions_, prediction, &plan_);
@@ -144,7 +144,8 @@ class SequenceRun {
   void FinishReport() { distribution_.Fill(report_); }
 
  private:
-  bool planned() const { return sparse() || request_.detail.distribution; }
+  bool measures_attention() const { return request_.detail.distribution && shape_.attends; }
+  bool planned() const { return sparse() || measures_attention(); }
 
   static void Merge(const float* from, float share, int64_t cols, float* into) {
     for (int64_t c = 0; c < cols; ++c) into[c] = (1.0f - share) * into[c] + share * from[c];
@@ -226,7 +227,7 @@ class BatchRun {
     THRESHER_RETURN_IF_ERROR(ChooseFromScores(layer));
     THRESHER_RETURN_IF_ERROR(encoder_.Attend(index, offsets_, plans_, records_, workspace));
     for (size_t s = 0; s < runs_.size(); ++s) {
-      if (plans_[s] == nullptr) {
+      if (plans_[s] == nullptr && shape_.attends) {
         records_[s] = DenseRecord({shape_.heads, shape_.kv_heads, shape_.head_dim},
                                   runs_[s]->rows(), shape_.causal);
       }

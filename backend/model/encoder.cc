@@ -196,8 +196,15 @@ absl::Status Encoder::Attend(size_t layer, std::span<const int32_t> offsets,
       .value = workspace.Slice(kValue),
       .offsets = offsets,
       .scale = attention_scale(),
+      .causal = config_.attention == AttentionKind::kCausalFlow,
   };
   const Matrix context = workspace.Slice(kContext);
+  if (config_.attention != AttentionKind::kSoftmax) {
+    // Plans have no say in it (PolicyShape::attends).
+    THRESHER_RETURN_IF_ERROR(device_->FlowAttention(attention, context));
+    std::ranges::fill(records, AttentionRecord());
+    return FinishAttention(layers_[layer], offsets, plans, workspace);
+  }
   const bool planned =
       std::ranges::any_of(plans, [](const SequencePlan* plan) { return plan != nullptr; });
   THRESHER_RETURN_IF_ERROR(planned ? device_->PlannedAttention(attention, plans, context, records)

@@ -72,6 +72,16 @@ constexpr std::array kModelTypes = {
     ModelType{"distilbert", Family::kDistilBert},
 };
 
+struct NamedAttention {
+  std::string_view name;
+  AttentionKind kind;
+};
+constexpr std::array kAttentionKinds = {
+    NamedAttention{"softmax", AttentionKind::kSoftmax},
+    NamedAttention{"flow", AttentionKind::kFlow},
+    NamedAttention{"flow_causal", AttentionKind::kCausalFlow},
+};
+
 /// How a family spells the fields that all have.
 struct FieldNames {
   std::string_view hidden_size, layers, heads, intermediate_size, activation;
@@ -213,6 +223,14 @@ absl::Status ParseShape(const JsonFields& fields, ModelConfig* config) {
     }
   }
   THRESHER_ASSIGN_OR_RETURN(config->activation, ParseActivation(fields, names.activation, "gelu"));
+  THRESHER_ASSIGN_OR_RETURN(const std::string attention,
+                            fields.String("attention_type", "softmax"));
+  const NamedAttention* kind = Lookup(kAttentionKinds, attention);
+  if (kind == nullptr) {
+    return Unimplemented("{}: field 'attention_type' is '{}', which is not one of {}",
+                         fields.name(), Shorten(attention), Known(kAttentionKinds));
+  }
+  config->attention = kind->kind;
   return absl::OkStatus();
 }
 

@@ -26,6 +26,10 @@ enum class Task {
   kGeneration
 };
 
+/// How tokens attend. Flow-attention (Flowformer, ICML 2022; Device::FlowAttention) takes weights
+/// that were trained for it.
+enum class AttentionKind { kSoftmax, kFlow, kCausalFlow };
+
 struct ModelConfig {
   std::string architecture;  // "BertForSequenceClassification"
   Family family = Family::kBert;
@@ -42,6 +46,7 @@ struct ModelConfig {
   int32_t type_vocab_size = 0;  // 0: the network has no token types.
   int32_t pad_token_id = 0;
   Activation activation = Activation::kGelu;
+  AttentionKind attention = AttentionKind::kSoftmax;
   float layer_norm_epsilon = 1e-12f;
   /// By id, for the classification tasks; "LABEL_0" and so on where the file names none.
   std::vector<std::string> labels;

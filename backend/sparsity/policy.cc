@@ -197,6 +197,10 @@ absl::StatusOr<std::shared_ptr<const Policy>> Policy::Parse(std::string_view tex
     for (const auto& [name, make] : kMakers) {
       if (name != values.spec().name) continue;
       THRESHER_ASSIGN_OR_RETURN(std::shared_ptr<const Policy> policy, make(values, shape));
+      if (policy->rules_attention() && !shape.attends) {
+        return InvalidArgument(
+            "{}: needs scores of queries and keys; this model's flow-attention has none", name);
+      }
       policies.push_back(std::move(policy));
     }
   }

@@ -44,6 +44,7 @@ struct PolicyShape {
   int32_t ffn_size = 0;      // Width of the feed-forward network's inner layer.
   int32_t ffn_matrices = 2;  // 3 where the activation is gated.
   bool relu = false;         // That network is two products with a ReLU between them.
+  bool attends = true;       // There are scores of queries and keys: no flow-attention.
   bool causal = false;       // A decoder: a query sees the keys up to its own position.
 };
 
@@ -192,6 +193,8 @@ class Policy {
   /// Under what rule it speculates on zeros of the feed-forward network; its plans say the same. A
   /// decoder, prompts and all, obeys it in every layer.
   virtual std::optional<ZeroSpeculation> speculation() const { return {}; }
+  /// It reads or rules scores of queries and keys, or what comes of them.
+  virtual bool rules_attention() const { return true; }
   /// Predicted work of a sequence of `tokens` (of a decoder: of a decode step that makes it so
   /// long), as a share of dense, for the scheduler: (0, 1].
   virtual double CostShare(int32_t tokens) const = 0;

@@ -27,6 +27,7 @@ class Relu final : public Policy {
 
   std::string text() const override { return text_; }
   std::string name() const override { return "relu"; }
+  bool rules_attention() const override { return false; }
   std::optional<ZeroSpeculation> speculation() const override { return rule_; }
   /// How many outputs are zero is the text's affair, and the cpu device computes them all.
   double CostShare(int32_t tokens) const override { return 1.0; }

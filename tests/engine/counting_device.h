@@ -89,6 +89,9 @@ class CountingDevice final : public Device {
     counts_.records.emplace_back(records.begin(), records.end());
     return absl::OkStatus();
   }
+  absl::Status FlowAttention(const AttentionInput& input, Matrix out) override {
+    return device_->FlowAttention(input, out);
+  }
   absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
                                 Matrix codes, Matrix scales) override {
     if (!input.row_scales.empty()) counts_.encoded_rows += input.x.rows * (input.x.cols / group);

@@ -18,7 +18,7 @@ inline constexpr const char* kGoldenModels[] = {
     "bert-plain",        "bert-sequence",    "bert-token",          "bert-answer",
     "roberta-plain",     "roberta-masked",   "roberta-sequence",    "roberta-token",
     "roberta-answer",    "distilbert-plain", "distilbert-sequence", "distilbert-token",
-    "distilbert-answer", "sentence-mean"};
+    "distilbert-answer", "sentence-mean",    "bert-flow",           "distilbert-flow-causal"};
 
 /// Decoders; cases hold "ids" and "logits" of every position.
 inline constexpr const char* kGoldenDecoders[] = {

@@ -28,6 +28,33 @@ ACTIVATIONS = {
 }
 
 
+def softmax_attention(q, k, v):
+    """Of [heads, tokens, dim]."""
+    return torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), -1) @ v
+
+
+def flow_attention(q, k, v, causal=False):
+    """Flowformer (ICML 2022): its flows as sums over tokens, in its causal form over those so far."""
+    eps, tokens = 1e-6, q.shape[1]
+    q, k = torch.sigmoid(q), torch.sigmoid(k)
+    seen = torch.arange(1, tokens + 1).double() if causal else torch.ones(tokens).double()
+    total = (lambda x: x.cumsum(1)) if causal else (lambda x: x.sum(1, keepdim=True))
+    flow = lambda a, b: ((a + eps) * (total(b) + eps)).sum(-1)
+    incoming, outgoing = seen / flow(q, k), seen / flow(k, q)
+    sinks = flow(q, k * outgoing[..., None]) / seen
+    sources = (flow(k, q * incoming[..., None]) / seen).clamp(-1, 1).exp()
+    competition = sources / total(sources) * (seen if causal else tokens)
+    capacity = q @ k.transpose(1, 2)
+    if causal:
+        capacity = capacity.tril()
+    allocation = torch.sigmoid(sinks) * incoming / seen
+    return allocation[..., None] * (capacity @ (competition[..., None] * v))
+
+
+ATTENTIONS = {"softmax": softmax_attention, "flow": flow_attention,
+              "flow_causal": lambda q, k, v: flow_attention(q, k, v, causal=True)}
+
+
 class Checkpoint:
     """Random tensors by name, rounded to the type they are stored in."""
 
@@ -100,8 +127,10 @@ DISTIL = dict(
 
 
 class Model:
-    def __init__(self, family, task, seed, dtypes, act="gelu", prefixed=True, legacy=False, labels=3):
+    def __init__(self, family, task, seed, dtypes, act="gelu", prefixed=True, legacy=False, labels=3,
+                 attention="softmax"):
         self.family, self.task, self.act, self.labels = family, task, act, labels
+        self.attention = attention
         self.names = DISTIL if family == "distilbert" else BERT
         self.types = {"bert": 2, "roberta": 1, "distilbert": 0}[family]
         self.pad = 1 if family == "roberta" else 0
@@ -168,8 +197,7 @@ class Model:
         for i in range(LAYERS):
             at = p + n["layer"].format(i)
             q, k, v = (split(self.linear(at + n[part], h)) for part in ("query", "key", "value"))
-            scores = q @ k.transpose(1, 2) / math.sqrt(HIDDEN // HEADS)
-            context = (torch.softmax(scores, -1) @ v).transpose(0, 1).reshape(len(ids), HIDDEN)
+            context = ATTENTIONS[self.attention](q, k, v).transpose(0, 1).reshape(len(ids), HIDDEN)
             h = self.norm(at + n["attention_norm"], h + self.linear(at + n["attention_output"], context))
             wide = ACTIVATIONS[self.act](self.linear(at + n["wide"], h))
             h = self.norm(at + n["output_norm"], h + self.linear(at + n["output"], wide))
@@ -200,6 +228,8 @@ class Model:
             config |= {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
                        "intermediate_size": WIDE, "hidden_act": self.act, "layer_norm_eps": self.epsilon,
                        "type_vocab_size": self.types}
+        if self.attention != "softmax":
+            config["attention_type"] = self.attention
         if self.task in ("sequence", "token"):
             config["id2label"] = {str(i): f"class{i}" for i in range(self.labels)}
         return config
@@ -291,6 +321,8 @@ def main():
     write("distilbert-token", Model("distilbert", "token", 12, f16))
     write("distilbert-answer", Model("distilbert", "answer", 13, mixed, act="relu"))
     write("sentence-mean", Model("bert", "plain", 14, bf16, prefixed=False), modules=True)
+    write("bert-flow", Model("bert", "answer", 15, f16, act="relu", attention="flow"))
+    write("distilbert-flow-causal", Model("distilbert", "token", 16, bf16, attention="flow_causal"))
 
 
 if __name__ == "__main__":

@@ -182,6 +182,19 @@ TEST(ModelConfig, KnowsTheActivations) {
               AllOf(HasSubstr("'mish'"), HasSubstr("gelu_new")));
 }
 
+TEST(ModelConfig, KnowsHowTokensAttend) {
+  EXPECT_EQ(Parse(Bert())->attention, AttentionKind::kSoftmax);
+  json config = Bert();
+  for (const auto& [name, kind] :
+       {std::pair("softmax", AttentionKind::kSoftmax), std::pair("flow", AttentionKind::kFlow),
+        std::pair("flow_causal", AttentionKind::kCausalFlow)}) {
+    config["attention_type"] = name;
+    EXPECT_EQ(Parse(config)->attention, kind) << name;
+  }
+  EXPECT_THAT(Error(Bert(), "attention_type", "block_sparse", absl::StatusCode::kUnimplemented),
+              AllOf(HasSubstr("'block_sparse'"), HasSubstr("flow_causal")));
+}
+
 TEST(ModelConfig, SaysWhatIsNotServed) {
   const auto unserved = absl::StatusCode::kUnimplemented;
   EXPECT_THAT(Error(Bert(), "architectures", {"GPT2LMHeadModel"}, unserved),

@@ -9,6 +9,7 @@
 
 #include "backend/device/cpu/cached_attention.h"
 #include "backend/device/cpu/dot_product.h"
+#include "backend/device/cpu/flow_attention.h"
 #include "backend/device/cpu/highway_product.h"
 #include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/kernels.h"
@@ -135,6 +136,14 @@ class CpuDevice final : public Device {
     THRESHER_RETURN_IF_ERROR(CheckPlannedAttention(input, plans, out, records));
     return Guard<absl::Status>("attention under plans",
                                [&] { return attention_.Planned(input, plans, out, records); });
+  }
+
+  absl::Status FlowAttention(const AttentionInput& input, Matrix out) override {
+    THRESHER_RETURN_IF_ERROR(CheckAttention(input, out));
+    return Guard<absl::Status>("flow-attention", [&] {
+      LinearFlowAttention(input, out, &pool_);
+      return absl::OkStatus();
+    });
   }
 
   absl::Status EncodeLeadingOne(const LeadingOneInput& input, int32_t bits, int64_t group,
