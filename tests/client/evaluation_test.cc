@@ -149,7 +149,7 @@ TEST(PlotAxes, EachHasItsValue) {
   EXPECT_EQ(AxisValue(result, "requests_per_second"), 100);
   EXPECT_EQ(AxisValue(result, "token"), 0.5);
   EXPECT_EQ(AxisValue(result, "bytes"), 0.25);
-  EXPECT_EQ(PlotAxes().size(), 9u);
+  EXPECT_EQ(PlotAxes().size(), 10u);
 }
 
 }  // namespace

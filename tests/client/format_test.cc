@@ -43,7 +43,7 @@ TEST(ToJsonTest, MessageKeepsFieldNamesAndNumbers) {
       Dump(ToJson(report)),
       R"({"policy":"dense","total":{"tokens":{"dense":5000000000,"done":0},)"
       R"("softmax_rows":0,"refetched_rows":0,)"
-      R"("predicted_rows":0,"predicted_scores":0},"layers":[],"token_layers":[],"keys_read":[]})");
+      R"("predicted_rows":0,"predicted_scores":0,"predicted_outputs":0},"layers":[],"token_layers":[],"keys_read":[]})");
 }
 
 TEST(ToJsonTest, MessagesThatAreNotSetAreLeftOut) {
