@@ -134,7 +134,9 @@ class FlowHead {
 }  // namespace
 
 void LinearFlowAttention(const AttentionInput& input, Matrix out, ThreadPool* pool) {
-  const auto [heads, kv_heads, head_dim] = input.shape;
+  const int64_t heads = input.shape.heads;
+  const int64_t group = heads / input.shape.kv_heads;
+  const int64_t head_dim = input.shape.head_dim;
   const std::span<const int32_t> offsets = input.offsets;
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
@@ -151,7 +153,7 @@ void LinearFlowAttention(const AttentionInput& input, Matrix out, ThreadPool* po
     if (rows == 0) return;
     const int64_t head = task % heads;
     const int64_t column = head * head_dim;
-    const int64_t kv_column = head / (heads / kv_heads) * head_dim;
+    const int64_t kv_column = head / group * head_dim;
     const ConstMatrix query(input.query.row(begin) + column, rows, head_dim, input.query.stride);
     const ConstMatrix key(input.key.row(begin) + kv_column, rows, head_dim, input.key.stride);
     const ConstMatrix value(input.value.row(begin) + kv_column, rows, head_dim, input.value.stride);
