@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/evaluation/act_heads.h"
 #include "backend/evaluation/calibration.h"
 #include "backend/evaluation/elsa_thresholds.h"
 #include "backend/evaluation/engine_runner.h"
@@ -84,6 +85,11 @@ std::string TooFewText(const v1::SparsityProfile& profile, const Calibration::To
       too_few.needed);
 }
 
+absl::StatusOr<Measure> MeasureFor(const Flags& flags, const ModelInfo& model) {
+  if (flags.data.measure) return *flags.data.measure;
+  return MeasureOf(model);
+}
+
 /// Learns the thresholds of all rungs of ELSA's ladder, if it is searched.
 absl::Status LearnElsa(EngineRunner& runner, const ModelInfo& model, std::stop_token stop,
                        CalibrationOptions* options) {
@@ -102,7 +108,70 @@ absl::Status LearnElsa(EngineRunner& runner, const ModelInfo& model, std::stop_t
   return absl::OkStatus();
 }
 
+bool IsAct(std::string_view policy) { return policy == "act" || policy.starts_with("act:"); }
+
+std::string ActTable(const ActHeads& found) {
+  std::vector<std::vector<std::string>> rows = {{"LAYER", "HEAD", "GAIN"}};
+  for (const ActHeads::Head& head : found.tried) {
+    rows.push_back({std::to_string(head.layer), std::to_string(head.head), Points(head.gain)});
+  }
+  return Table(rows);
+}
+
+Json ActJson(const ActHeads& found, Measure measure) {
+  Json heads = Json::array();
+  for (const ActHeads::Head& head : found.tried) {
+    heads.push_back({{"layer", head.layer}, {"head", head.head}, {"gain", head.gain}});
+  }
+  return {{"policy", found.policy},
+          {"metric", LossMetric(measure)},
+          {"dense", found.dense},
+          {"together", found.together},
+          {"heads", std::move(heads)}};
+}
+
+/// ACT saves no work: what is found are heads, not a place in a profile.
+absl::StatusOr<int> RunAct(const Flags& flags, std::stop_token stop) {
+  if (flags.policies.size() > 1 || !flags.max_loss.empty() || !flags.output.empty()) {
+    return InvalidArgument(
+        "--policy {}: saves no work, so that it goes with no other policy, no --max-loss and no "
+        "--output",
+        flags.policies.front());
+  }
+  Progress bar(!flags.quiet);
+  THRESHER_ASSIGN_OR_RETURN(const auto model, LoadLocalModel(flags.model, flags.local));
+  THRESHER_ASSIGN_OR_RETURN(const Measure measure, MeasureFor(flags, model->info));
+  THRESHER_ASSIGN_OR_RETURN(const LabelledData data,
+                            ReadData(flags.data, measure, model->info.labels));
+  THRESHER_ASSIGN_OR_RETURN(const auto runner, EngineRunner::Create(model, measure, data.examples));
+  SweepOptions options;
+  options.progress = [&](double passes, int64_t total) {
+    bar.Update(static_cast<int64_t>(passes), 0, passes / static_cast<double>(total));
+    return !stop.stop_requested();
+  };
+  THRESHER_ASSIGN_OR_RETURN(const ActHeads found,
+                            FindActHeads(*runner, measure, data.examples, model->info.layers,
+                                         model->info.heads, flags.policies.front(), options));
+  bar.Hide();
+  if (flags.json) {
+    Print(Dump(ActJson(found, measure)) + "\n");
+  } else {
+    Print(ActTable(found) + "\n");
+    Print(found.policy.empty()
+              ? fmt::format("No head raises the {} of these {} alone.\n", LossMetric(measure),
+                            data.examples.size())
+              : fmt::format(
+                    "Together, on the same {} examples: {} {:.4f} against {:.4f} dense.\n{}\n",
+                    data.examples.size(), LossMetric(measure), found.together, found.dense,
+                    found.policy));
+  }
+  THRESHER_RETURN_IF_ERROR(OutputStatus());
+  return kAllAnswered;
+}
+
 absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
+  if (std::ranges::any_of(flags.policies, IsAct)) return RunAct(flags, stop);
+  if (flags.max_loss.empty()) return InvalidArgument("--max-loss is required");
   CalibrationOptions options;
   for (const std::string& policy : flags.policies) {
     THRESHER_ASSIGN_OR_RETURN(const auto ladders, LaddersOf(policy));
@@ -137,12 +206,7 @@ absl::StatusOr<int> Run(const Flags& flags, std::stop_token stop) {
                                  ? (std::filesystem::path(flags.model) / kProfileFile).string()
                                  : flags.output;
   THRESHER_ASSIGN_OR_RETURN(const auto model, LoadLocalModel(flags.model, flags.local));
-  Measure measure;
-  if (flags.data.measure) {
-    measure = *flags.data.measure;
-  } else {
-    THRESHER_ASSIGN_OR_RETURN(measure, MeasureOf(model->info));
-  }
+  THRESHER_ASSIGN_OR_RETURN(const Measure measure, MeasureFor(flags, model->info));
   THRESHER_ASSIGN_OR_RETURN(const LabelledData data,
                             ReadData(flags.data, measure, model->info.labels));
   THRESHER_ASSIGN_OR_RETURN(const auto runner, EngineRunner::Create(model, measure, data.examples));
@@ -202,8 +266,7 @@ Command DefineCalibrate(CLI::App& root) {
                   "it for several bounds")
       ->option_text("X")
       ->check(CheckShare)
-      ->allow_extra_args(false)
-      ->required();
+      ->allow_extra_args(false);
   app->add_option("--max-kl", flags->max_kl,
                   fmt::format("The most that the output may drift from dense in the mean: KL "
                               "divergence in nats (default {})",
@@ -223,7 +286,9 @@ Command DefineCalibrate(CLI::App& root) {
          "What is searched: spatten (default), fact, powerbert, ltp, tome, mnnfast, sanger, "
          "elsa, dota, projection, sofa, principal, or a policy's text with * for the share that "
          "falls, ~ for the threshold that rises: "
-         "spatten:final=*,heads=0.75. Repeat it for more")
+         "spatten:final=*,heads=0.75. Repeat it for more. Or act alone, or act with keys: finds "
+         "the "
+         "heads whose calibration raises the metric")
       ->option_text("POLICY")
       ->allow_extra_args(false);
   app->add_option("--rounds", flags->rounds,
@@ -245,7 +310,8 @@ Command DefineCalibrate(CLI::App& root) {
       "\n"
       "Examples:\n"
       "  thresher calibrate --model models/sst2-mini --data dev.tsv --max-loss 1% --max-loss 2%\n"
-      "  thresher calibrate --model models/sst2-mini --data dev.tsv --max-loss 1% --policy fact\n");
+      "  thresher calibrate --model models/sst2-mini --data dev.tsv --max-loss 1% --policy fact\n"
+      "  thresher calibrate --model models/sst2-mini --data dev.tsv --policy act:alpha=3\n");
   return {app, [flags](std::stop_token stop) {
             const absl::StatusOr<int> code = Run(*flags, stop);
             return code.ok() ? *code : Fail(code.status(), stop);
