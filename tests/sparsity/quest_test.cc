@@ -57,7 +57,8 @@ TEST(Quest, ASharePicksPagesAndTheFirstLayersReadAll) {
 }
 
 TEST(Quest, ABudgetIsANumberOfTokens) {
-  const auto run = Make("quest:budget=100,page=8,whole=0")->StartCache();
+  const auto policy = Make("quest:budget=100,page=8,whole=0");
+  const auto run = policy->StartCache();
   EXPECT_EQ(run->StretchesToRead(0, 96), 0);
   EXPECT_EQ(run->StretchesToRead(0, 97), 12);
   EXPECT_EQ(run->StretchesToRead(0, 10000), 12);

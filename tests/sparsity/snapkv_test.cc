@@ -68,7 +68,8 @@ TEST(SnapKv, RulesSayThatThePromptsLastRowsVoteAndTokensLeave) {
 }
 
 TEST(SnapKv, SumsAreWantedOfThePromptAlone) {
-  const auto run = Make("snapkv:keep=0.5,window=2", Shape(1, 1))->StartCache();
+  const auto policy = Make("snapkv:keep=0.5,window=2", Shape(1, 1));
+  const auto run = policy->StartCache();
   EXPECT_TRUE(run->WantsSums(0));
   Survivors survivors;
   run->EndPrompt(1, &survivors);
