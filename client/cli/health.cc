@@ -35,6 +35,7 @@ int Unanswered(const Flags& flags, const absl::Status& why, const std::string& m
 
 int Run(const Flags& flags, std::stop_token stop) {
   auto client = Connect(flags, stop);
+  if (absl::IsInvalidArgument(client.status())) return Fail(client.status(), stop);
   if (!client.ok()) return Unanswered(flags, client.status(), Message(client.status()), stop);
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(flags.service);
