@@ -33,7 +33,7 @@ struct GrpcServerOptions {
   const TlsFiles* tls = nullptr;          // Null: plain text.
   Authorizer* authorizer = nullptr;       // Null: everybody may call.
   AccessLog access_log = AccessLog(/*info=*/false);
-  int32_t shadow_every = 0;               // Inference::Options::shadow_every.
+  int32_t shadow_every = 0;  // Inference::Options::shadow_every.
 };
 
 class GrpcServer {

@@ -30,9 +30,8 @@ using testing::Stored;
 
 bool AnyKernel(Precision, std::string_view) { return true; }
 bool ExactOnInt8(Precision, std::string_view implementation) {
-  return implementation.starts_with("brg") &&
-         (implementation.find("vnni") != implementation.npos ||
-          implementation.find("amx") != implementation.npos);
+  return implementation.starts_with("brg") && (implementation.find("vnni") != implementation.npos ||
+                                               implementation.find("amx") != implementation.npos);
 }
 
 TEST(OneDnnProduct, TakesOnlyKernelsOnPackedWeightsThatAreWorthIt) {

@@ -20,9 +20,12 @@ using testing::MakeDevice;
 using testing::MakePolicy;
 using testing::RandomIds;
 
-constexpr std::string_view kPolicies[] = {"", "spatten:final=0.3,values=0.5,bits=6/4",
-                                          "sinks:first=2,recent=12", "h2o:heavy=0.2,recent=0.2",
-                                          "snapkv:keep=0.4,window=4", "quest:keep=0.2,page=4"};
+constexpr std::string_view kPolicies[] = {"",
+                                          "spatten:final=0.3,values=0.5,bits=6/4",
+                                          "sinks:first=2,recent=12",
+                                          "h2o:heavy=0.2,recent=0.2",
+                                          "snapkv:keep=0.4,window=4",
+                                          "quest:keep=0.2,page=4"};
 
 /// Keeps what comes, and does as it is told.
 class Sink final : public GenerationSink {

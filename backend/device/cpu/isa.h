@@ -9,7 +9,7 @@
 namespace thresher {
 
 struct Isa {
-  std::string name;  // "avx2", "avx512", "avx512+vnni", "avx512+bf16", "avx512+amx", "sse4".
+  std::string name;   // "avx2", "avx512", "avx512+vnni", "avx512+bf16", "avx512+amx", "sse4".
   bool vnni = false;  // AVX-512's dot products of int8,
   bool bf16 = false;  // and of bfloat16.
   bool amx = false;   // Tile products of bfloat16 and int8, permitted by the system.
