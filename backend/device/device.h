@@ -84,6 +84,9 @@ struct AttentionInput {
   std::span<const int32_t> offsets;
   float scale = 1.0f;  // Scores are scale * q.k.
   bool causal = false;
+  // The factors of both products may be rounded to it, but to no less than bfloat16; sums and
+  // softmax are float.
+  Precision precision = Precision::kF32;
 };
 
 struct CachedAttentionInput {
@@ -94,6 +97,7 @@ struct CachedAttentionInput {
   std::span<const CachedSequence> sequences;
   const RotaryTable* rotary = nullptr;  // For keys that are rotated on read.
   float scale = 1.0f;
+  Precision precision = Precision::kF32;  // As AttentionInput has it, for rows of prompts.
 };
 
 struct DeviceDescription {

@@ -214,6 +214,7 @@ absl::Status Decoder::Attend(int32_t index, const DecoderBatch& batch,
       .layer = index,
       .rotary = &rotary_,
       .scale = 1.0f,
+      .precision = layer.query->precision(),
   };
   if (config_.scale_attention) attention.scale /= std::sqrt(static_cast<float>(config_.head_dim));
   if (config_.scale_by_layer) attention.scale /= static_cast<float>(index + 1);

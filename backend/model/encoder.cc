@@ -197,6 +197,7 @@ absl::Status Encoder::Attend(size_t layer, std::span<const int32_t> offsets,
       .offsets = offsets,
       .scale = attention_scale(),
       .causal = config_.attention == AttentionKind::kCausalFlow,
+      .precision = layers_[layer].query->precision(),
   };
   const Matrix context = workspace.Slice(kContext);
   if (config_.attention != AttentionKind::kSoftmax) {

@@ -115,6 +115,7 @@ struct Batch {
   AttentionShape shape;
   KvLayout layout;
   int32_t layer = 0;
+  Precision precision = Precision::kF32;
   RotaryTable rotary;
   std::vector<Text> texts;
   std::vector<MatrixBuffer> queries;
@@ -155,7 +156,8 @@ Result Attend(Device& device, const Batch& batch, const std::vector<size_t>& cho
                               .layer = batch.layer,
                               .sequences = sequences,
                               .rotary = &batch.rotary,
-                              .scale = 1.0f / std::sqrt(static_cast<float>(batch.shape.head_dim))},
+                              .scale = 1.0f / std::sqrt(static_cast<float>(batch.shape.head_dim)),
+                              .precision = batch.precision},
                              result.out.view(), result.records);
   EXPECT_TRUE(status.ok()) << Message(status);
   return result;
@@ -642,6 +644,7 @@ TEST(CachedAttentionOnCpu, APromptHasTheSameBitsHoweverItIsCut) {
     RandomData random(seed);
     const AttentionShape shapes[] = {{2, 2, 24}, {4, 1, 64}, {6, 2, 20}};
     Batch batch(shapes[seed % 3], RandomFormat(random));
+    batch.precision = seed % 2 == 0 ? Precision::kF32 : Precision::kBF16;
     const int32_t length = random.Integer(2, 500);
     batch.Add(random, length, length, false).rules.want_sums = true;
     const Result whole = Attend(*cpu, batch);
@@ -685,7 +688,8 @@ TEST(CachedAttentionOnCpu, SameBitsAloneAndTogetherOnAnyNumberOfThreads) {
   const auto three = MakeDevice("cpu", 3);
   for (uint32_t seed = 200; seed < 260; ++seed) {
     SCOPED_TRACE(seed);
-    const Batch batch = RandomBatch(seed);
+    Batch batch = RandomBatch(seed);
+    batch.precision = seed % 2 == 0 ? Precision::kF32 : Precision::kBF16;
     const Result together = Attend(*three, batch);
     int32_t row = 0;
     for (size_t t = 0; t < batch.texts.size(); ++t) {

@@ -537,6 +537,61 @@ TEST_F(CpuAgainstReference, AttentionAgreesOnRaggedBatches) {
   }
 }
 
+TEST_F(CpuAgainstReference, AttentionInBFloat16IsThatOfRoundedRowsWithinARoundingOfWeights) {
+  RandomData random(12);
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 2, 64}, {4, 2, 32}, {2, 1, 128}, {2, 2, 20}}) {
+    for (const std::vector<int32_t>& lengths :
+         std::vector<std::vector<int32_t>>{{1}, {7, 0, 130, 16}, {96, 97, 129}, {300}}) {
+      for (const bool causal : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} heads, {} kv heads, size {}, {} sequences, causal {}",
+                                 shape.heads, shape.kv_heads, shape.head_dim, lengths.size(),
+                                 causal));
+        const std::vector<int32_t> offsets = Offsets(lengths);
+        const int64_t tokens = offsets.back();
+        // What is rounded already is rounded no more, unless it is a weight.
+        const auto rounded = [&](int32_t heads) {
+          MatrixBuffer rows = random.Normal(tokens, int64_t{heads} * shape.head_dim);
+          const Matrix m = rows.view();
+          for (int64_t r = 0; r < m.rows; ++r) {
+            for (float& x : m.row_span(r)) x = FromBF16(ToBF16(x));
+          }
+          return rows;
+        };
+        const MatrixBuffer q = rounded(shape.heads), k = rounded(shape.kv_heads),
+                           v = rounded(shape.kv_heads);
+        AttentionInput input{.shape = shape,
+                             .query = q.view(),
+                             .key = k.view(),
+                             .value = v.view(),
+                             .offsets = offsets,
+                             .scale = 0.2f,
+                             .causal = causal};
+        MatrixBuffer expected(tokens, q.view().cols), sizes(tokens, q.view().cols),
+            actual(tokens, q.view().cols);
+        ASSERT_TRUE(reference_->Attention(input, expected.view()).ok());
+        input.precision = Precision::kBF16;
+        ASSERT_TRUE(cpu_->Attention(input, actual.view()).ok());
+        // The sum of p |v| is what weights' errors are relative to.
+        MatrixBuffer magnitudes(tokens, v.view().cols);
+        for (int64_t r = 0; r < tokens; ++r) {
+          std::ranges::transform(v.view().row_span(r), magnitudes.view().row(r),
+                                 [](float x) { return std::abs(x); });
+        }
+        input.value = magnitudes.view();
+        ASSERT_TRUE(reference_->Attention(input, sizes.view()).ok());
+        for (int64_t r = 0; r < tokens; ++r) {
+          for (int64_t c = 0; c < q.view().cols; ++c) {
+            ASSERT_NEAR(actual.view().row(r)[c], expected.view().row(r)[c],
+                        sizes.view().row(r)[c] / 256 + 1e-5)
+                << r << ", " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CpuAgainstReference, AttentionStaysFiniteWhenScoresAreHuge) {
   RandomData random(9);
   const int32_t offsets[] = {0, 200};

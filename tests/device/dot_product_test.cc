@@ -24,6 +24,10 @@ using testing::RandomData;
 /// This processor's; the test of a precision that it has no instruction for is skipped.
 const Isa& ThisIsa() { return *DetectedIsa(); }
 
+const DotUnit* UnitOf(Precision precision) {
+  return precision == Precision::kInt8 ? Int8DotUnit(ThisIsa()) : BFloat16DotUnit(ThisIsa());
+}
+
 /// A weight [out, in], which int8 takes over as it is: each row's largest element is 127.
 std::vector<float> SmallIntegers(RandomData& random, int64_t in, int64_t out) {
   std::vector<float> weight(static_cast<size_t>(in * out));
@@ -55,7 +59,8 @@ class DotProductTest : public ::testing::TestWithParam<Precision> {
   std::unique_ptr<Product> Pack(const std::vector<float>& weight, int64_t in) {
     WeightRows rows({DType::kF32, weight.data(), static_cast<int64_t>(weight.size()) / in, in},
                     GetParam());
-    return PackDotProduct(ThisIsa(), rows, scales_);
+    const DotUnit* const unit = UnitOf(GetParam());
+    return unit != nullptr ? PackDotProduct(*unit, rows, scales_) : nullptr;
   }
 
   std::vector<double> AsDouble(const Product& product, std::span<const std::byte> source,
@@ -82,7 +87,8 @@ TEST_P(DotProductTest, IsExactOnIntegersAndTheSameInAnyBatch) {
     const auto product = Pack(weight, in);
     if (product == nullptr) GTEST_SKIP() << "no such instruction: " << ThisIsa().name;
     ASSERT_GE(product->source_cols(), in);
-    ASSERT_LT(product->source_cols(), in + 4);
+    const auto step = static_cast<int64_t>(UnitOf(GetParam())->group_step * kDotGroupBytes);
+    ASSERT_LT(product->source_cols(), in + step);
     const int64_t rows = 270, stride = product->source_cols() + 8;
     std::vector<int> x(static_cast<size_t>(rows * in));
     for (int& value : x) value = random.Integer(-127, 127);
@@ -134,11 +140,14 @@ TEST(DotProduct, Int8IsExactWhereTheSumsWrapOnTheWay) {
   const std::vector<float> weight(static_cast<size_t>(in), 127.0f);
   WeightRows rows({DType::kF32, weight.data(), 1, in}, Precision::kInt8);
   std::vector<float> scales;
-  const auto product = PackDotProduct(ThisIsa(), rows, scales);
-  if (product == nullptr) GTEST_SKIP() << "no VNNI: " << ThisIsa().name;
+  const DotUnit* const unit = UnitOf(Precision::kInt8);
+  if (unit == nullptr) GTEST_SKIP() << "no VNNI: " << ThisIsa().name;
+  const auto product = PackDotProduct(*unit, rows, scales);
+  const int64_t stride = product->source_cols();
   for (const int value : {127, -127}) {
-    const std::vector<std::byte> source(static_cast<size_t>(in), static_cast<std::byte>(value));
-    EXPECT_EQ(MultiplyAll<int32_t>(*product, source, in, 0, 1, 1)[0], 127 * value * in);
+    std::vector<std::byte> source(static_cast<size_t>(stride));
+    std::fill_n(source.begin(), in, static_cast<std::byte>(value));
+    EXPECT_EQ(MultiplyAll<int32_t>(*product, source, stride, 0, 1, 1)[0], 127 * value * in);
   }
 }
 
@@ -147,8 +156,9 @@ TEST(DotProduct, Int8AgreesWithHighwaysBitForBit) {
   const MatrixBuffer weight = random.Normal(192, 256);
   WeightRows rows(testing::Stored(weight.view()), Precision::kInt8);
   std::vector<float> scales, other_scales;
-  const auto product = PackDotProduct(ThisIsa(), rows, scales);
-  if (product == nullptr) GTEST_SKIP() << "no VNNI: " << ThisIsa().name;
+  const DotUnit* const unit = UnitOf(Precision::kInt8);
+  if (unit == nullptr) GTEST_SKIP() << "no VNNI: " << ThisIsa().name;
+  const auto product = PackDotProduct(*unit, rows, scales);
   const auto other = PackHighwayProduct(rows, other_scales);
   EXPECT_EQ(scales, other_scales);
   std::vector<std::byte> bytes(50 * 256), shorts(50 * 256 * 2);
@@ -167,8 +177,9 @@ TEST(DotProduct, BFloat16IsNearTheExactSum) {
   const MatrixBuffer weight = random.Normal(out, in), x = random.Normal(rows, in);
   WeightRows weight_rows(testing::Stored(weight.view()), Precision::kBF16);
   std::vector<float> scales;
-  const auto product = PackDotProduct(ThisIsa(), weight_rows, scales);
-  if (product == nullptr) GTEST_SKIP() << "no BF16: " << ThisIsa().name;
+  const DotUnit* const unit = UnitOf(Precision::kBF16);
+  if (unit == nullptr) GTEST_SKIP() << "no BF16: " << ThisIsa().name;
+  const auto product = PackDotProduct(*unit, weight_rows, scales);
   std::vector<std::byte> source(static_cast<size_t>(rows * in) * 2);
   for (int64_t i = 0; i < rows * in; ++i) {
     const uint16_t half = ToBF16(x.view().row(i / in)[i % in]);
@@ -190,15 +201,9 @@ TEST(DotProduct, BFloat16IsNearTheExactSum) {
   }
 }
 
-TEST(DotProduct, IsNotMadeWhereThereIsNoInstruction) {
-  const std::vector<float> weight(64, 1.0f);
-  std::vector<float> scales;
-  for (const Precision precision : testing::kPrecisions) {
-    WeightRows rows({DType::kF32, weight.data(), 8, 8}, precision);
-    EXPECT_EQ(PackDotProduct(Isa{.name = "avx512"}, rows, scales), nullptr);
-  }
-  WeightRows rows({DType::kF32, weight.data(), 8, 8}, Precision::kF32);
-  EXPECT_EQ(PackDotProduct(ThisIsa(), rows, scales), nullptr);
+TEST(DotUnit, IsNoneWhereThereIsNoInstruction) {
+  EXPECT_EQ(Int8DotUnit(Isa{.name = "avx512"}), nullptr);
+  EXPECT_EQ(BFloat16DotUnit(Isa{.name = "avx512+vnni", .vnni = true}), nullptr);
 }
 
 }  // namespace

@@ -108,7 +108,9 @@ TEST_P(Invariance, AttentionOfASequenceDoesNotDependOnItsBatch) {
     const MatrixBuffer q = random.Normal(offsets.back(), width),
                        k = random.Normal(offsets.back(), kv_width),
                        v = random.Normal(offsets.back(), kv_width);
-    for (const bool causal : {false, true}) {
+    for (const int which : {0, 1, 2, 3}) {
+      const bool causal = which % 2 == 1;
+      const Precision precision = which / 2 == 0 ? Precision::kF32 : Precision::kBF16;
       MatrixBuffer expected(offsets.back(), width), y(offsets.back(), width);
       const auto run = [&](Device& device, std::span<const int32_t> part_offsets, int64_t first,
                            Matrix out) {
@@ -119,7 +121,8 @@ TEST_P(Invariance, AttentionOfASequenceDoesNotDependOnItsBatch) {
                         .value = v.view().Rows(first, out.rows),
                         .offsets = part_offsets,
                         .scale = 0.2f,
-                        .causal = causal},
+                        .causal = causal,
+                        .precision = precision},
                        out)
             .ok();
       };

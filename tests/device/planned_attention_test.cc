@@ -60,11 +60,13 @@ struct Batch {
             .value = value.view(),
             .offsets = offsets,
             .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
-            .causal = causal};
+            .causal = causal,
+            .precision = precision};
   }
 
   AttentionShape shape;
   bool causal;
+  Precision precision = Precision::kF32;
   std::vector<int32_t> lengths;
   std::vector<int32_t> offsets;
   MatrixBuffer query, key, value;
@@ -97,6 +99,7 @@ Result Attend(Device& device, const Batch& batch) {
 Batch Alone(const Batch& batch, size_t s) {
   std::mt19937 unused;
   Batch one(batch.shape, {batch.lengths[s]}, unused, batch.causal);
+  one.precision = batch.precision;
   const auto copy = [&](const MatrixBuffer& from, MatrixBuffer& to) {
     std::copy_n(from.view().row(batch.offsets[s]), to.view().rows * to.view().cols, to.view().data);
   };
@@ -215,18 +218,26 @@ TEST(PlannedAttentionOnCpu, RandomPlansAgreeWithTheReference) {
   }
 }
 
-TEST(PlannedAttentionOnCpu, WithNothingLeftOutHasTheBitsOfDense) {
+class WithNothingLeftOut : public ::testing::TestWithParam<Precision> {};
+
+INSTANTIATE_TEST_SUITE_P(Precisions, WithNothingLeftOut,
+                         ::testing::Values(Precision::kF32, Precision::kBF16),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST_P(WithNothingLeftOut, AttentionHasTheBitsOfDense) {
   const auto cpu = MakeDevice("cpu");
+  const int32_t dim = GetParam() == Precision::kF32 ? 24 : 32, width = 3 * dim;
   for (const bool causal : {false, true}) {
     for (const int32_t length : {1, 5, 6, 128, 129, 191, 192, 193, 400}) {
       std::mt19937 random(length);
-      Batch batch({3, 3, 24}, {length, 7}, random, causal);
-      MatrixBuffer dense(batch.offsets.back(), 72);
+      Batch batch({3, 3, dim}, {length, 7}, random, causal);
+      batch.precision = GetParam();
+      MatrixBuffer dense(batch.offsets.back(), width);
       ASSERT_TRUE(cpu->Attention(batch.input(), dense.view()).ok());
       const auto expect_dense = [&](const char* what) {
         const Result result = Attend(*cpu, batch);
         EXPECT_EQ(std::memcmp(result.out.view().data, dense.view().data,
-                              sizeof(float) * static_cast<size_t>(batch.offsets.back()) * 72),
+                              sizeof(float) * static_cast<size_t>(batch.offsets.back() * width)),
                   0)
             << what << ", length " << length;
       };
@@ -255,7 +266,8 @@ TEST(PlannedAttentionOnCpu, SameBitsAloneAndTogetherOnAnyNumberOfThreads) {
   const auto three = MakeDevice("cpu", 3);
   for (uint32_t seed = 200; seed < 240; ++seed) {
     SCOPED_TRACE(seed);
-    const Batch batch = RandomBatch(seed);
+    Batch batch = RandomBatch(seed);
+    batch.precision = seed % 2 == 0 ? Precision::kF32 : Precision::kBF16;
     const Result together = Attend(*three, batch);
     for (size_t s = 0; s < batch.plans.size(); ++s) {
       const Result alone = Attend(*one, Alone(batch, s));

@@ -15,21 +15,18 @@ namespace thresher::HWY_NAMESPACE {
 namespace {
 
 struct Layout : ScratchLayout {
-  explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)) {
-    key = Take(kKeyBlock * head_dim);
-    value = Take(kKeyBlock * stride);
-    scores = Take(kTileRows * kKeyBlock);
+  explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)), products(*this, head_dim, true) {
+    scores = Take(BlockProducts::kMostRows * kKeyBlock);
     output = Take(kQueryBlock * stride);
     largest = Take(kQueryBlock);
     total = Take(kQueryBlock);
   }
-  size_t stride;   // Of a row of output: head_dim padded to whole tiles.
-  size_t key;      // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
-  size_t value;    // [stride / TileCols()] tiles of [keys][TileCols()].
-  size_t scores;   // [kTileRows][kKeyBlock]
-  size_t output;   // [kQueryBlock][stride]: sums of e^(score - largest) * V so far.
-  size_t largest;  // [kQueryBlock]: the largest score so far,
-  size_t total;    // and the sum of e^(score - largest).
+  size_t stride;  // Of a row of output: head_dim padded to whole tiles.
+  BlockProducts::Layout products;
+  size_t scores;   // [BlockProducts::kMostRows][kKeyBlock]
+  size_t output;   // [kQueryBlock][stride]: sums of 2^(exponent - largest) * V so far.
+  size_t largest;  // [kQueryBlock]: the largest exponent so far,
+  size_t total;    // and the sum of 2^(exponent - largest).
 };
 
 size_t ScratchSize(size_t head_dim) { return Layout(head_dim).size; }
@@ -39,11 +36,12 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
   const auto queries = static_cast<size_t>(task.query.rows);
   const auto first_query = static_cast<size_t>(task.first_query);
   const size_t tile = TileCols();
+  const float scale = BaseTwo(task.scale);
   const Layout layout(dim);
   const size_t stride = layout.stride;
-  float* const packed_key = memory + layout.key;
-  float* const packed_value = memory + layout.value;
-  float* const tile_scores = memory + layout.scores;
+  BlockProducts products(task.bf16, layout.products, dim, memory);
+  const size_t step = products.row_step();
+  float* const block_scores = memory + layout.scores;
   float* const output = memory + layout.output;
   float* const largest = memory + layout.largest;
   float* const total = memory + layout.total;
@@ -56,17 +54,15 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
     const size_t count = std::min(kKeyBlock, keys - begin);
     const size_t width = (count + tile - 1) / tile * tile;
     const auto from = static_cast<int64_t>(begin), rows = static_cast<int64_t>(count);
-    PackKeys(task.key.Rows(from, rows), packed_key);
-    PackValues(task.value.Rows(from, rows), nullptr, packed_value);
-    for (size_t q = 0; q < queries; q += kTileRows) {
-      const size_t n = std::min(kTileRows, queries - q);
+    products.TakeKeys(task.key.Rows(from, rows));
+    products.TakeValues(task.value.Rows(from, rows), nullptr);
+    for (size_t q = 0; q < queries; q += step) {
+      const size_t n = std::min(step, queries - q);
       if (task.causal && first_query + q + n <= begin) continue;  // All these keys are later.
-      for (size_t j = 0; j < count; j += tile) {
-        TileOfRows(n, task.query.row(static_cast<int64_t>(q)), task.query.stride,
-                   packed_key + j * dim, dim, false, tile_scores + j, kKeyBlock);
-      }
+      products.Score(task.query.row(static_cast<int64_t>(q)),
+                     static_cast<size_t>(task.query.stride), n, count, block_scores);
       for (size_t r = q; r < q + n; ++r) {
-        float* scores = tile_scores + (r - q) * kKeyBlock;
+        float* scores = block_scores + (r - q) * kKeyBlock;
         const size_t last = first_query + r + 1;  // Keys that a causal row sees.
         if (task.causal && last <= begin) {
           std::fill_n(scores, width, 0.0f);
@@ -74,15 +70,12 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
         }
         const size_t valid = task.causal ? std::min(count, last - begin) : count;
         const float correction =
-            SoftmaxRow(scores, nullptr, valid, width, task.scale, largest[r], total[r], scores);
+            SoftmaxRow(scores, nullptr, valid, width, scale, largest[r], total[r], scores);
         if (begin > 0 && correction != 1.0f) {
           ScaleInPlace(correction, stride, output + r * stride);
         }
       }
-      for (size_t j = 0; j < stride; j += tile) {
-        TileOfRows(n, tile_scores, kKeyBlock, packed_value + j * count, count, true,
-                   output + q * stride + j, stride);
-      }
+      products.AddValues(block_scores, kKeyBlock, n, count, output + q * stride, stride);
     }
   }
   for (size_t r = 0; r < queries; ++r) {
@@ -102,6 +95,17 @@ HWY_EXPORT(Attend);
 
 size_t AttentionScratchSize(int64_t head_dim) {
   return HWY_DYNAMIC_DISPATCH(ScratchSize)(static_cast<size_t>(head_dim));
+}
+
+const DotUnit* AttentionUnit(const Isa& isa, Precision precision, int64_t head_dim) {
+  if (precision == Precision::kF32 || head_dim % static_cast<int64_t>(kBF16Step) != 0) {
+    return nullptr;
+  }
+#if defined(__x86_64__)
+  // Intel's vdpbf16ps does half of what its float multiply-adds do.
+  if (!isa.amx && !__builtin_cpu_is("amd")) return nullptr;
+#endif
+  return BFloat16DotUnit(isa);
 }
 
 void AttendHead(const HeadTask& task, float* scratch, Matrix out) {

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/device/cpu/dot_unit.h"
+#include "backend/device/device.h"
 #include "backend/tensor/matrix.h"
 
 namespace thresher {
@@ -25,7 +27,12 @@ struct HeadTask {
   int64_t first_query = 0;  // The block's first row within the sequence; matters when causal.
   float scale = 1.0f;
   bool causal = false;
+  const DotUnit* bf16 = nullptr;  // Rounds the factors of both products; null: in float.
 };
+
+/// The unit that attention of heads of `head_dim` uses where its factors may be rounded to
+/// `precision`; null: float.
+const DotUnit* AttentionUnit(const Isa& isa, Precision precision, int64_t head_dim);
 
 /// Floats of scratch that AttendHead needs; independent of the sequence's length.
 size_t AttentionScratchSize(int64_t head_dim);

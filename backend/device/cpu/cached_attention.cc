@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device/cpu/attention.h"
 #include "backend/device/cpu/decode_attention.h"
 #include "backend/device/cpu/prompt_attention.h"
 
@@ -126,8 +127,9 @@ void StoreInCaches(const KvLayout& layout, int32_t layer, ConstMatrix key, Const
 }
 
 void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<CachedRecord> records,
-                  ThreadPool* pool, WorkerScratch* scratch) {
+                  const Isa& isa, ThreadPool* pool, WorkerScratch* scratch) {
   const KvLayout& layout = *input.layout;
+  const DotUnit* const bf16 = AttentionUnit(isa, input.precision, input.shape.head_dim);
   std::vector<Task> tasks = Cut(input);
   size_t floats = 0;
   for (size_t s = 0; s < records.size(); ++s) {
@@ -156,7 +158,7 @@ void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<Cache
       AttendDecode({&input, &sequence, task.kv_head}, scratch->of(worker), out, sums, stretches,
                    &task.did);
     } else {
-      AttendPrompt({&input, &sequence, task.kv_head, task.first_row, task.rows},
+      AttendPrompt({&input, &sequence, task.kv_head, task.first_row, task.rows, bf16},
                    scratch->of(worker), out, sums);
     }
   });

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/thread_pool.h"
 #include "backend/device/cpu/worker_scratch.h"
 #include "backend/device/device.h"
@@ -20,7 +21,7 @@ void StoreInCaches(const KvLayout& layout, int32_t layer, ConstMatrix key, Const
 
 /// Device::CachedAttention, likewise.
 void AttendCaches(const CachedAttentionInput& input, Matrix out, std::span<CachedRecord> records,
-                  ThreadPool* pool, WorkerScratch* scratch);
+                  const Isa& isa, ThreadPool* pool, WorkerScratch* scratch);
 
 }  // namespace thresher
 

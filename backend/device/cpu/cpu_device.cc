@@ -79,7 +79,7 @@ class CpuDevice final : public Device {
         pool_(threads),
         scratch_(threads),
         statuses_(static_cast<size_t>(threads)),
-        attention_(&pool_, &scratch_) {
+        attention_(&isa_, &pool_, &scratch_) {
     description_ = {.name = "cpu",
                     .isa = isa.name,
                     .library = OneDnn::Version(),
@@ -230,7 +230,7 @@ class CpuDevice final : public Device {
                                std::span<CachedRecord> records) override {
     THRESHER_RETURN_IF_ERROR(CheckCachedAttention(input, out, records));
     return Guard<absl::Status>("attention over caches", [&] {
-      AttendCaches(input, out, records, &pool_, &scratch_);
+      AttendCaches(input, out, records, isa_, &pool_, &scratch_);
       return absl::OkStatus();
     });
   }
@@ -285,8 +285,14 @@ class CpuDevice final : public Device {
                                                             Precision precision) {
     WeightRows rows(weight, precision);
     std::vector<float> scales;
-    THRESHER_ASSIGN_OR_RETURN(std::unique_ptr<Product> product, onednn_.Pack(rows, scales));
-    if (product == nullptr) product = PackDotProduct(isa_, rows, scales);
+    const DotUnit* const unit = rows.precision() == Precision::kInt8   ? Int8DotUnit(isa_)
+                                : rows.precision() == Precision::kBF16 ? BFloat16DotUnit(isa_)
+                                                                       : nullptr;
+    std::unique_ptr<Product> product;
+    if (unit != nullptr) product = PackDotProduct(*unit, rows, scales);
+    if (product == nullptr) {
+      THRESHER_ASSIGN_OR_RETURN(product, onednn_.Pack(rows, scales));
+    }
     if (product == nullptr) product = PackHighwayProduct(rows, scales);
     if (QuantizedLimit(precision) == 0) scales = {};
     std::vector<float> bias_row(static_cast<size_t>(weight.rows), 0.0f);

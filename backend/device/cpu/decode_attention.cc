@@ -49,7 +49,7 @@ struct Layout : ScratchLayout {
   size_t stride;
   size_t words;
   size_t out_stride;
-  size_t weights;  // [heads][stride]: e^(score - largest).
+  size_t weights;  // [heads][stride]: 2^(exponent - largest).
   size_t scores;   // [heads][stride]: kept apart where a head may need them again.
   size_t largest;  // [heads]
   size_t total;    // [heads]: the sum of a head's weights.
@@ -229,7 +229,7 @@ class Group {
     Score();
     bool refetched = false;
     for (size_t h = 0; h < heads_; ++h) {
-      Softmax(h, input_.scale);
+      Softmax(h, BaseTwo(input_.scale));
       // The largest weight is e^0 = 1.
       if (!planes || !(1.0 / total(h) < sequence_.refetch_threshold)) continue;
       AddLowerPlane(h);
@@ -395,11 +395,11 @@ class Group {
       } else {
         Dots<1>(query, PlaneRowOf<uint8_t>{plane}, dim_, &dot, 0);
       }
-      scores(h)[n] += input_.scale * ScaleOf(slot) * dot;
+      scores(h)[n] += BaseTwo(input_.scale) * ScaleOf(slot) * dot;
     }
   }
 
-  /// Scales the scores, too.
+  /// Makes exponents of the scores, too.
   void Softmax(size_t h, float scale) {
     const size_t lanes = hn::Lanes(F32());
     const size_t width = (slots_ + lanes - 1) / lanes * lanes;

@@ -1,4 +1,4 @@
-// The inner loops of dot_product.cc, for one instruction: included once for each, with
+// The inner loops of dot_unit.cc, for one instruction: included once for each, with
 // THRESHER_DOT_NAMESPACE, THRESHER_DOT_TARGET and THRESHER_DOT(sum, b, a), in vectors of sixteen
 // sums, where `b` and `a` hold a group of K for each sum.
 //
@@ -15,18 +15,20 @@ namespace THRESHER_DOT_NAMESPACE {
 template <size_t kRows, size_t kTiles>
 HWY_NOINLINE void DotTiles(const DotTask& task, GroupRange range, size_t row, size_t tile,
                            bool accumulate) {
-  const size_t tile_stride = task.groups * kTileStep;
+  const size_t tile_stride = task.groups * kDotTileStep;
   const size_t a_stride = task.a_stride;
+  const size_t c_stride = task.c_stride;
   const std::byte* HWY_RESTRICT a = task.a + row * a_stride;
   const std::byte* HWY_RESTRICT b = task.b + tile * tile_stride;
-  std::byte* HWY_RESTRICT c = task.c + row * kSumStride + tile * kTileStep;
+  std::byte* HWY_RESTRICT c = task.c + row * c_stride + tile * kDotTileStep;
   __m512i sum[kRows][kTiles][2];
 #pragma GCC unroll 16
   for (size_t r = 0; r < kRows; ++r) {
-    const __m512i begin = _mm512_set1_epi32(task.begin != nullptr ? task.begin[row + r] : 0);
+    const int32_t first = task.row_begin != nullptr ? task.row_begin[row + r] : 0;
+    const __m512i begin = _mm512_set1_epi32(first);
 #pragma GCC unroll 16
     for (size_t t = 0; t < kTiles; ++t) {
-      const std::byte* from = c + r * kSumStride + t * kTileStep;
+      const std::byte* from = c + r * c_stride + t * kDotTileStep;
       sum[r][t][0] = accumulate ? _mm512_loadu_si512(from) : begin;
       sum[r][t][1] = accumulate ? _mm512_loadu_si512(from + kVectorBytes) : begin;
     }
@@ -34,14 +36,14 @@ HWY_NOINLINE void DotTiles(const DotTask& task, GroupRange range, size_t row, si
   for (size_t g = range.begin; g < range.end; ++g) {
 #pragma GCC unroll 16
     for (size_t t = 0; t < kTiles; ++t) {
-      const std::byte* from = b + t * tile_stride + g * kTileStep;
+      const std::byte* from = b + t * tile_stride + g * kDotTileStep;
       __builtin_prefetch(from + kAheadBytes);
       __builtin_prefetch(from + kAheadBytes + kVectorBytes);
       const __m512i b0 = _mm512_loadu_si512(from);
       const __m512i b1 = _mm512_loadu_si512(from + kVectorBytes);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kRows; ++r) {
-        const __m512i ar = _mm512_set1_epi32(LoadGroup(a + r * a_stride + g * kGroupBytes));
+        const __m512i ar = _mm512_set1_epi32(LoadGroup(a + r * a_stride + g * kDotGroupBytes));
         sum[r][t][0] = THRESHER_DOT(sum[r][t][0], b0, ar);
         sum[r][t][1] = THRESHER_DOT(sum[r][t][1], b1, ar);
       }
@@ -51,7 +53,7 @@ HWY_NOINLINE void DotTiles(const DotTask& task, GroupRange range, size_t row, si
   for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
     for (size_t t = 0; t < kTiles; ++t) {
-      std::byte* to = c + r * kSumStride + t * kTileStep;
+      std::byte* to = c + r * c_stride + t * kDotTileStep;
       _mm512_storeu_si512(to, sum[r][t][0]);
       _mm512_storeu_si512(to + kVectorBytes, sum[r][t][1]);
     }
@@ -74,7 +76,7 @@ template <size_t kRows, size_t kTiles>
 HWY_INLINE size_t FewRows(const DotTask& task, std::span<const GroupRange> ranges) {
   size_t tile = 0;
   for (; tile + kTiles <= task.tiles; tile += kTiles) {
-    bool begun = false;
+    bool begun = task.accumulate;
     for (const GroupRange& range : ranges) {
       DotTiles<kRows, kTiles>(task, range, 0, tile, begun);
       begun = true;
@@ -93,7 +95,7 @@ void Multiply(const DotTask& task, std::span<const GroupRange> ranges) {
   // Few rows read B once, from its beginning to its end; many pass by a slice of all tiles.
   const bool few = task.rows <= kTileRows;
   for (size_t step = few ? 1 : task.tiles; first < task.tiles; first += step) {
-    bool begun = false;
+    bool begun = task.accumulate;
     for (const GroupRange& range : ranges) {
       const size_t depth = few ? range.end - range.begin : kBlockGroups;
       for (size_t g = range.begin; g < range.end; g += depth) {
@@ -119,8 +121,8 @@ void SumRows(const DotTask& task, std::span<const GroupRange> ranges, int32_t* s
     __m512i sum = _mm512_setzero_si512();
     for (const GroupRange& range : ranges) {
       const std::byte* const row = task.a + r * task.a_stride;
-      const size_t end = range.end * kGroupBytes;
-      for (size_t i = range.begin * kGroupBytes; i < end; i += kVectorBytes) {
+      const size_t end = range.end * kDotGroupBytes;
+      for (size_t i = range.begin * kDotGroupBytes; i < end; i += kVectorBytes) {
         const size_t left = std::min(kVectorBytes, end - i);
         const __mmask64 mask = ~uint64_t{0} >> (kVectorBytes - left);
         sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_loadu_epi8(mask, row + i));

@@ -373,7 +373,7 @@ bool OneDnn::AcceptGood(Precision precision, std::string_view implementation) {
   };
   // The others copy the weights into their own layout at every call.
   if (!implementation.starts_with("brg")) return false;
-  // Without AMX ours are faster (dot_product.h), and without VNNI oneDNN's are wrong: pairs of int8
+  // Without AMX ours are faster (dot_unit.h), and without VNNI oneDNN's are wrong: pairs of int8
   // products are added in 16 bits, and saturate.
   return precision == Precision::kF32 || has("amx");
 }

@@ -1,4 +1,5 @@
-// Products by oneDNN's kernels, where they are better than ours: AMX, and float on AVX-512.
+// Products by oneDNN's kernels, where there are none of ours as good: float on AVX-512; and AMX,
+// should our own unit for it (amx_unit.h) have been left alone.
 //
 // oneDNN picks a kernel by shape, and two kernels may sum over K in different orders. So a product
 // is made of a few primitives of fixed numbers of rows (buckets); a chunk of rows is cut into

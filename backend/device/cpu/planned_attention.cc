@@ -23,11 +23,12 @@ size_t Blocks(size_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
 
 struct Layout : ScratchLayout {
   Layout(size_t head_dim, size_t keys)
-      : out_stride(PaddedCols(head_dim)), stride(Blocks(keys) * kKeyBlock), blocks(Blocks(keys)) {
+      : out_stride(PaddedCols(head_dim)),
+        stride(Blocks(keys) * kKeyBlock),
+        blocks(Blocks(keys)),
+        products(*this, head_dim, true) {
     query = Take(kQueryBlock * head_dim);
-    key = Take(kKeyBlock * head_dim);
-    value = Take(kKeyBlock * out_stride);
-    scores = Take(kTileRows * kKeyBlock);
+    scores = Take(BlockProducts::kMostRows * kKeyBlock);
     weights = Take(kQueryBlock * stride);
     corrections = Take(kQueryBlock * blocks);
     output = Take(kQueryBlock * out_stride);
@@ -40,11 +41,10 @@ struct Layout : ScratchLayout {
   size_t out_stride;  // Of a row of output: head_dim padded to whole tiles.
   size_t stride;      // Of a row of weights: whole blocks of keys.
   size_t blocks;
+  BlockProducts::Layout products;
   size_t query;        // [kQueryBlock][head_dim]: the queries that run, where not all do.
-  size_t key;          // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
-  size_t value;        // [out_stride / TileCols()] tiles of [keys][TileCols()].
-  size_t scores;       // [kTileRows][kKeyBlock]
-  size_t weights;      // [kQueryBlock][stride]: e^(score - largest at its block).
+  size_t scores;       // [BlockProducts::kMostRows][kKeyBlock]
+  size_t weights;      // [kQueryBlock][stride]: 2^(exponent - largest at its block).
   size_t corrections;  // [kQueryBlock][blocks]: what sums before a block are multiplied by there.
   size_t output;       // [kQueryBlock][out_stride]
   size_t largest;      // [kQueryBlock]
@@ -71,6 +71,7 @@ class Block {
         dim_(static_cast<size_t>(task.head.query.cols)),
         layout_(dim_, static_cast<size_t>(task.head.key.rows)),
         memory_(memory),
+        products_(task.head.bf16, layout_.products, dim_, memory),
         out_(out),
         record_(record),
         sums_(sums) {}
@@ -147,7 +148,7 @@ class Block {
   /// Weights, corrections, maxima and sums of `rows` over all keys.
   void Score(ConstMatrix key, const QueryRows& rows) {
     const size_t tile = TileCols();
-    float* const packed = memory_ + layout_.key;
+    const size_t step = products_.row_step();
     float* const scores = memory_ + layout_.scores;
     for (size_t n = 0; n < rows.count; ++n) {
       largest(rows.slots[n]) = -std::numeric_limits<float>::infinity();
@@ -156,13 +157,12 @@ class Block {
     for (size_t begin = 0; begin < keys_; begin += kKeyBlock) {
       const size_t count = std::min(kKeyBlock, keys_ - begin);
       const size_t width = (count + tile - 1) / tile * tile;
-      PackKeys(key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)), packed);
-      for (size_t q = 0; q < rows.count; q += kTileRows) {
-        const size_t n = std::min(kTileRows, rows.count - q);
-        const bool seen = visible(rows.slots[q + n - 1]) > begin;
-        for (size_t j = 0; seen && j < count; j += tile) {
-          TileOfRows(n, rows.query.row(static_cast<int64_t>(q)), rows.query.stride,
-                     packed + j * dim_, dim_, false, scores + j, kKeyBlock);
+      products_.TakeKeys(key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)));
+      for (size_t q = 0; q < rows.count; q += step) {
+        const size_t n = std::min(step, rows.count - q);
+        if (visible(rows.slots[q + n - 1]) > begin) {
+          products_.Score(rows.query.row(static_cast<int64_t>(q)),
+                          static_cast<size_t>(rows.query.stride), n, count, scores);
         }
         for (size_t r = 0; r < n; ++r) {
           const size_t slot = rows.slots[q + r];
@@ -174,10 +174,11 @@ class Block {
             continue;
           }
           const uint64_t* bits = candidates(slot);
-          correction = SoftmaxRow(
-              scores + r * kKeyBlock, bits != nullptr ? bits + begin / 64 : nullptr,
-              std::min(count, visible(slot) - begin), width, task_.head.scale, largest(slot),
-              total(slot), to, task_.key_bias != nullptr ? task_.key_bias + begin : nullptr);
+          correction =
+              SoftmaxRow(scores + r * kKeyBlock, bits != nullptr ? bits + begin / 64 : nullptr,
+                         std::min(count, visible(slot) - begin), width, BaseTwo(task_.head.scale),
+                         largest(slot), total(slot), to,
+                         task_.key_bias != nullptr ? task_.key_bias + begin : nullptr);
         }
       }
     }
@@ -390,18 +391,18 @@ class Block {
 
   /// The sums of weights times V, block by block as in AttendHead.
   void ReadValues() {
-    const size_t tile = TileCols();
+    const size_t step = products_.row_step();
     const size_t stride = layout_.out_stride;
-    float* const packed = memory_ + layout_.value;
     float* const output = memory_ + layout_.output;
     std::fill_n(output, rows_ * stride, 0.0f);
     uint64_t wanted[kKeyBlock / 64];
     for (size_t begin = 0; begin < keys_; begin += kKeyBlock) {
       const size_t count = std::min(kKeyBlock, keys_ - begin);
-      PackValues(task_.head.value.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)),
-                 WantedValues(begin, count, wanted), packed);
-      for (size_t q = 0; q < rows_; q += kTileRows) {
-        const size_t n = std::min(kTileRows, rows_ - q);
+      products_.TakeValues(
+          task_.head.value.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)),
+          WantedValues(begin, count, wanted));
+      for (size_t q = 0; q < rows_; q += step) {
+        const size_t n = std::min(step, rows_ - q);
         if (visible(q + n - 1) <= begin) continue;  // All these keys are later.
         for (size_t slot = q; slot < q + n; ++slot) {
           const float correction = corrections(slot)[begin / kKeyBlock];
@@ -409,10 +410,8 @@ class Block {
             ScaleInPlace(correction, stride, output + slot * stride);
           }
         }
-        for (size_t j = 0; j < stride; j += tile) {
-          TileOfRows(n, weights(q) + begin, layout_.stride, packed + j * count, count, true,
-                     output + q * stride + j, stride);
-        }
+        products_.AddValues(weights(q) + begin, layout_.stride, n, count, output + q * stride,
+                            stride);
       }
     }
   }
@@ -455,6 +454,7 @@ class Block {
   const size_t dim_;
   const Layout layout_;
   float* const memory_;
+  BlockProducts products_;
   const Matrix out_;
   PlannedHeadRecord* const record_;
   const PlannedHeadSums& sums_;

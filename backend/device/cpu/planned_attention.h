@@ -28,7 +28,7 @@ struct PlannedHeadTask {
   double value_threshold = 0.0;
   double refetch_threshold = 0.0;  // Rows whose largest probability is below are made again,
   ConstMatrix full_key;            // from these keys. Empty: no quantization.
-  /// Added to the scores of each key; whole vectors are read at its end. Null: nothing.
+  /// Added to the exponents (of 2) of each key; whole vectors are read at its end. Null: nothing.
   const float* key_bias = nullptr;
   /// A bit for each key: sinks, of whose probability all but `beta` goes to the other
   /// keys. Null: none.

@@ -19,23 +19,21 @@ namespace {
 
 struct Layout : ScratchLayout {
   /// For `queries` rows of all heads together.
-  Layout(size_t head_dim, size_t queries) : stride(PaddedCols(head_dim)) {
+  Layout(size_t head_dim, size_t queries)
+      : stride(PaddedCols(head_dim)), products(*this, head_dim, true) {
     rows = Take(kKeyBlock * head_dim);
-    key = Take(kKeyBlock * head_dim);
-    value = Take(kKeyBlock * stride);
-    scores = Take(kTileRows * kKeyBlock);
+    scores = Take(BlockProducts::kMostRows * kKeyBlock);
     output = Take(queries * stride);
     largest = Take(queries);
     total = Take(queries);
   }
-  size_t stride;   // Of a row of output: head_dim padded to whole tiles.
+  size_t stride;  // Of a row of output: head_dim padded to whole tiles.
+  BlockProducts::Layout products;
   size_t rows;     // [kKeyBlock][head_dim]: K or V as float, before it is packed.
-  size_t key;      // [kKeyBlock / TileCols()] tiles of [head_dim][TileCols()]: K^T.
-  size_t value;    // [stride / TileCols()] tiles of [keys][TileCols()].
-  size_t scores;   // [kTileRows][kKeyBlock]
-  size_t output;   // [queries][stride]: sums of e^(score - largest) * V so far.
-  size_t largest;  // [queries]: the largest score so far,
-  size_t total;    // and the sum of e^(score - largest).
+  size_t scores;   // [BlockProducts::kMostRows][kKeyBlock]
+  size_t output;   // [queries][stride]: sums of 2^(exponent - largest) * V so far.
+  size_t largest;  // [queries]: the largest exponent so far,
+  size_t total;    // and the sum of 2^(exponent - largest).
 };
 
 size_t ScratchSize(size_t head_dim, size_t queries) { return Layout(head_dim, queries).size; }
@@ -52,7 +50,8 @@ class Block {
         first_(static_cast<size_t>(sequence_.slots - sequence_.rows + task.first_row)),
         summed_from_(static_cast<size_t>(std::max(0, sequence_.sums_from - task.first_row))),
         layout_(dim_, heads_ * rows_),
-        memory_(memory) {
+        memory_(memory),
+        products_(task.bf16, layout_.products, dim_, memory) {
     const int64_t row = sequence_.first_row + task.first_row;
     const auto column = static_cast<int64_t>(static_cast<size_t>(kv_head_) * heads_ * dim_);
     const auto cols = static_cast<int64_t>(heads_ * dim_);
@@ -117,9 +116,10 @@ class Block {
   /// Calls body(head, first row, rows) for the tiles that see keys from `begin` on.
   template <typename Body>
   void ForEachTile(size_t begin, const Body& body) {
+    const size_t step = products_.row_step();
     for (size_t head = 0; head < heads_; ++head) {
-      for (size_t q = 0; q < rows_; q += kTileRows) {
-        const size_t n = std::min(kTileRows, rows_ - q);
+      for (size_t q = 0; q < rows_; q += step) {
+        const size_t n = std::min(step, rows_ - q);
         if (first_ + q + n > begin) body(head, q, n);
       }
     }
@@ -139,32 +139,23 @@ class Block {
   void LoadKeys(size_t begin, size_t count) {
     const KvLayout& cache = *input_.layout;
     const bool rotate = cache.format().rotate_on_read;
-    PackKeys(LoadRows(begin, count,
-                      [&](std::byte* page, int32_t slot, float* row) {
-                        LoadKeyRow(cache, cache.keys(page, input_.layer, kv_head_),
-                                   slot % kKvPageTokens, false, row);
-                        if (rotate) RotateRow(*input_.rotary, sequence_.positions[slot], row);
-                      }),
-             memory_ + layout_.key);
+    products_.TakeKeys(LoadRows(begin, count, [&](std::byte* page, int32_t slot, float* row) {
+      LoadKeyRow(cache, cache.keys(page, input_.layer, kv_head_), slot % kKvPageTokens, false, row);
+      if (rotate) RotateRow(*input_.rotary, sequence_.positions[slot], row);
+    }));
   }
 
   void LoadValues(size_t begin, size_t count) {
     const KvLayout& cache = *input_.layout;
-    PackValues(LoadRows(begin, count,
-                        [&](std::byte* page, int32_t slot, float* row) {
-                          LoadValueRow(cache, cache.values(page, input_.layer, kv_head_),
-                                       slot % kKvPageTokens, row);
-                        }),
-               nullptr, memory_ + layout_.value);
+    const auto load = [&](std::byte* page, int32_t slot, float* row) {
+      LoadValueRow(cache, cache.values(page, input_.layer, kv_head_), slot % kKvPageTokens, row);
+    };
+    products_.TakeValues(LoadRows(begin, count, load), nullptr);
   }
 
   void Score(size_t head, size_t q, size_t n, size_t count) {
-    const size_t tile = TileCols();
-    const float* const query = query_.row(static_cast<int64_t>(q)) + head * dim_;
-    for (size_t j = 0; j < count; j += tile) {
-      TileOfRows(n, query, static_cast<size_t>(query_.stride), memory_ + layout_.key + j * dim_,
-                 dim_, false, scores(0) + j, kKeyBlock);
-    }
+    products_.Score(query_.row(static_cast<int64_t>(q)) + head * dim_,
+                    static_cast<size_t>(query_.stride), n, count, scores(0));
   }
 
   void AddValues(size_t head, size_t q, size_t n, size_t begin, size_t count) {
@@ -177,32 +168,29 @@ class Block {
         continue;
       }
       const size_t i = head * rows_ + q + r;
-      const float correction = SoftmaxRow(scores(r), nullptr, valid, width, input_.scale,
+      const float correction = SoftmaxRow(scores(r), nullptr, valid, width, BaseTwo(input_.scale),
                                           largest(i), total(i), scores(r));
       if (begin > 0 && correction != 1.0f) ScaleInPlace(correction, layout_.stride, output(i));
     }
     // Rows of a tile that see less have weights of zero, which add nothing.
     const size_t seen = Visible(q + n - 1, begin, count);
-    for (size_t j = 0; j < layout_.stride; j += tile) {
-      TileOfRows(n, scores(0), kKeyBlock, memory_ + layout_.value + j * count, seen, true,
-                 output(head * rows_ + q) + j, layout_.stride);
-    }
+    products_.AddValues(scores(0), kKeyBlock, n, seen, output(head * rows_ + q), layout_.stride);
   }
 
   void SumTile(size_t head, size_t q, size_t n, size_t begin, int64_t* block_sums) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
     const size_t lanes = hn::Lanes(d);
-    const auto scale = hn::Set(d, input_.scale);
+    const auto scale = hn::Set(d, BaseTwo(input_.scale));
     int32_t whole[HWY_MAX_BYTES / sizeof(int32_t)];
     for (size_t j = 0; j < kKeyBlock && begin + j < first_ + q + n; j += lanes) {
-      auto sum = hn::Zero(di);  // Of at most kTileRows times 2^24.
+      auto sum = hn::Zero(di);  // Of at most kMostRows times 2^24.
       for (size_t r = 0; r < n; ++r) {
         const size_t visible = Visible(q + r, begin, kKeyBlock);
         if (visible <= j || q + r < summed_from_) continue;
         const size_t i = head * rows_ + q + r;
         const auto e =
-            ExpOf(hn::Sub(hn::Mul(hn::Load(d, scores(r) + j), scale), hn::Set(d, largest(i))));
+            Exp2Of(hn::Sub(hn::Mul(hn::Load(d, scores(r) + j), scale), hn::Set(d, largest(i))));
         auto units = hn::Mul(e, hn::Set(d, static_cast<float>(1.0 / kProbabilityUnit) / total(i)));
         units = hn::IfThenZeroElse(hn::IsNaN(units), units);
         if (visible < j + lanes) units = hn::IfThenElseZero(hn::FirstN(d, visible - j), units);
@@ -223,6 +211,7 @@ class Block {
   const size_t summed_from_;  // The first row that sums are of.
   const Layout layout_;
   float* const memory_;
+  BlockProducts products_;
   ConstMatrix query_;  // [rows_, heads_ * dim_]
   Matrix out_;
 };

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/device/cpu/dot_unit.h"
 #include "backend/device/device.h"
 #include "backend/device/kv_cache.h"
 #include "backend/tensor/matrix.h"
@@ -16,8 +17,9 @@ struct PromptTask {
   const CachedAttentionInput* input;
   const CachedSequence* sequence;
   int32_t kv_head = 0;
-  int32_t first_row = 0;  // Of the sequence's rows.
-  int32_t rows = 0;       // At most PromptBlockRows().
+  int32_t first_row = 0;          // Of the sequence's rows.
+  int32_t rows = 0;               // At most PromptBlockRows().
+  const DotUnit* bf16 = nullptr;  // As HeadTask has it.
 };
 
 /// Rows of one task: as many as let about kQueryBlock queries share the packing of K and V.

@@ -152,6 +152,7 @@ PlannedHeadTask RaggedAttention::PlannedTaskOf(const AttentionInput& input,
     task.full_key = TaskOf(quantized, block, head).key;
     quantized.key = upper_key_.view();
     task.head = TaskOf(quantized, block, head);
+    task.head.bf16 = nullptr;  // The scores of integers are told apart by less.
     task.refetch_threshold = plan.quantization->threshold;
   }
   if (plan.candidates) {
@@ -181,7 +182,7 @@ void RaggedAttention::TakeLogarithms(const AttentionInput& input,
   for (size_t s = 0; s < plans.size(); ++s) {
     if (!has_sizes(plans[s])) continue;
     std::ranges::transform(plans[s]->token_sizes, key_bias_.data() + input.offsets[s],
-                           [](float size) { return std::log(size); });
+                           [](float size) { return std::log2(size); });
   }
 }
 
@@ -257,7 +258,8 @@ int64_t RaggedAttention::Cut(std::span<const int32_t> offsets, int64_t cols) {
   return work;
 }
 
-HeadTask RaggedAttention::TaskOf(const AttentionInput& input, const Block& block, int64_t head) {
+HeadTask RaggedAttention::TaskOf(const AttentionInput& input, const Block& block,
+                                 int64_t head) const {
   const int64_t dim = input.shape.head_dim;
   const int64_t kv_head = head / (input.shape.heads / input.shape.kv_heads);
   return {
@@ -266,7 +268,8 @@ HeadTask RaggedAttention::TaskOf(const AttentionInput& input, const Block& block
       .value = HeadColumns(input.value, kv_head, dim).Rows(block.begin, block.keys),
       .first_query = block.first,
       .scale = input.scale,
-      .causal = input.causal};
+      .causal = input.causal,
+      .bf16 = AttentionUnit(*isa_, input.precision, dim)};
 }
 
 void RaggedAttention::Quantize(const AttentionInput& input,

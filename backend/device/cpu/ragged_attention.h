@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "backend/device/cpu/isa.h"
 #include "backend/device/cpu/planned_attention.h"
 #include "backend/device/cpu/thread_pool.h"
 #include "backend/device/cpu/worker_scratch.h"
@@ -22,8 +23,9 @@ namespace thresher {
 /// input whose shapes are checked. Throws std::bad_alloc.
 class RaggedAttention {
  public:
-  /// Both outlive it.
-  RaggedAttention(ThreadPool* pool, WorkerScratch* scratch) : pool_(pool), scratch_(scratch) {}
+  /// All outlive it.
+  RaggedAttention(const Isa* isa, ThreadPool* pool, WorkerScratch* scratch)
+      : isa_(isa), pool_(pool), scratch_(scratch) {}
 
   /// Device::Attention.
   void Dense(const AttentionInput& input, Matrix out);
@@ -45,7 +47,7 @@ class RaggedAttention {
   /// Finds the blocks; returns the work of their attention.
   int64_t Cut(std::span<const int32_t> offsets, int64_t cols);
 
-  static HeadTask TaskOf(const AttentionInput& input, const Block& block, int64_t head);
+  HeadTask TaskOf(const AttentionInput& input, const Block& block, int64_t head) const;
 
   /// Of a head that runs.
   PlannedHeadTask PlannedTaskOf(const AttentionInput& input, const SequencePlan& plan,
@@ -62,6 +64,7 @@ class RaggedAttention {
   /// Quantises Q and K of the sequences whose plans ask for it, head by head.
   void Quantize(const AttentionInput& input, std::span<const SequencePlan* const> plans);
 
+  const Isa* const isa_;
   ThreadPool* const pool_;
   WorkerScratch* const scratch_;
   std::vector<Block> blocks_;
@@ -70,7 +73,7 @@ class RaggedAttention {
   // Under plans. By task, so that the statistics are summed in one order:
   std::vector<PlannedHeadRecord> task_records_;
   AlignedBuffer<float> task_sums_;    // [tasks][longest_ + kQueryBlock]
-  AlignedBuffer<float> key_bias_;     // By row of the batch: logarithms of token sizes.
+  AlignedBuffer<float> key_bias_;     // By row of the batch: logarithms, to base 2, of token sizes.
   std::vector<CandidateMask> sinks_;  // By sequence: [heads][1][keys].
   // And what the first scores of quantised sequences read, and the keys of rows that refetch.
   MatrixBuffer quantized_query_, upper_key_, full_key_;
