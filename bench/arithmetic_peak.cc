@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "backend/device/cpu/amx_tiles-inl.h"
 #include "backend/device/cpu/thread_pool.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -177,7 +178,41 @@ double MultiplyByBf16(int64_t steps, float* sink) {
 }
 HWY_POP_ATTRIBUTES
 
+// And for AMX: four tiles of sums, each longer on its way than the next three take to begin.
+template <Precision kPrecision>
+double MultiplyByAmx(int64_t steps, float* sink) {
+  const TileConfig config = AmxConfig(kAmxRows, kAmxRows);
+  asm volatile("ldtilecfg %0" : : "m"(config));
+  asm volatile(
+      "tilezero %tmm0\n tilezero %tmm1\n tilezero %tmm2\n tilezero %tmm3\n"
+      "tilezero %tmm4\n tilezero %tmm6");
+  for (int64_t i = 0; i < steps; ++i) {
+    if constexpr (kPrecision == Precision::kInt8) {
+      asm volatile(
+          "tdpbssd %tmm6, %tmm4, %tmm0\n tdpbssd %tmm6, %tmm4, %tmm1\n"
+          "tdpbssd %tmm6, %tmm4, %tmm2\n tdpbssd %tmm6, %tmm4, %tmm3");
+    } else {
+      asm volatile(
+          "tdpbf16ps %tmm6, %tmm4, %tmm0\n tdpbf16ps %tmm6, %tmm4, %tmm1\n"
+          "tdpbf16ps %tmm6, %tmm4, %tmm2\n tdpbf16ps %tmm6, %tmm4, %tmm3");
+    }
+  }
+  asm volatile("tilerelease");
+  *sink = 0.0f;
+  constexpr double kDepth = kPrecision == Precision::kInt8 ? 64.0 : 32.0;
+  return 4.0 * 2.0 * 16.0 * 16.0 * kDepth * static_cast<double>(steps);
+}
+
 }  // namespace
+
+double AmxPeak(int threads, Precision precision) {
+  if (precision == Precision::kInt8) {
+    static const double peak = MeasurePeak(threads, MultiplyByAmx<Precision::kInt8>);
+    return peak;
+  }
+  static const double peak = MeasurePeak(threads, MultiplyByAmx<Precision::kBF16>);
+  return peak;
+}
 
 double DotPeak(int threads, Precision precision) {
   if (precision == Precision::kInt8) {
@@ -188,6 +223,7 @@ double DotPeak(int threads, Precision precision) {
   return peak;
 }
 #else
+double AmxPeak(int, Precision) { return 0.0; }
 double DotPeak(int, Precision) { return 0.0; }
 #endif
 
@@ -196,7 +232,7 @@ double ProductPeak(const Device& device, Precision precision) {
   const auto has = [&isa](const char* part) { return isa.find(part) != std::string::npos; };
   const int threads = device.description().threads;
   if (precision == Precision::kF32) return FloatPeak(threads);
-  if (has("amx")) return 0.0;
+  if (has("amx")) return AmxPeak(threads, precision);
   if (precision == Precision::kBF16) {
     return has("bf16") ? DotPeak(threads, precision) : FloatPeak(threads);
   }

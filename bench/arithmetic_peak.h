@@ -18,8 +18,11 @@ double IntegerPeak(int threads);
 /// else BF16's.
 double DotPeak(int threads, Precision precision);
 
-/// The limit of products in `precision` on `device`; 0 where it has instructions that no loop here
-/// measures (AMX). bfloat16 without BF16 and AMX is arithmetic in float.
+/// The same of AMX's tile products, where a device was made that uses them: of kInt8 or bfloat16.
+double AmxPeak(int threads, Precision precision);
+
+/// The limit of products in `precision` on `device`. bfloat16 without BF16 and AMX is arithmetic in
+/// float.
 double ProductPeak(const Device& device, Precision precision);
 
 }  // namespace thresher

@@ -16,6 +16,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -57,18 +58,21 @@ std::shared_ptr<TimedDevice> Timed() {
   return device;
 }
 
-/// One model for each precision, kept for all benchmarks.
-EncoderEngine& Engine(Precision precision) {
+std::unique_ptr<EncoderEngine> Load(std::shared_ptr<Device> device, Precision precision) {
   static const testing::TempDir directory;
   static const bool written = testing::WriteRandomCheckpoint(directory.path(), {.labels = 0}).ok();
   if (!written) throw std::runtime_error("the checkpoint could not be written");
+  const std::string path = directory.path().string();
+  const ModelConfig config = ValueOf(LoadModelConfig(path));
+  return ValueOf(
+      EncoderEngine::Load(path, config, std::move(device), precision, config.max_tokens()));
+}
+
+/// One model for each precision, kept for all benchmarks.
+EncoderEngine& Engine(Precision precision) {
   static std::map<Precision, std::unique_ptr<EncoderEngine>> engines;
   std::unique_ptr<EncoderEngine>& engine = engines[precision];
-  if (engine == nullptr) {
-    const std::string path = directory.path().string();
-    const ModelConfig config = ValueOf(LoadModelConfig(path));
-    engine = ValueOf(EncoderEngine::Load(path, config, Timed(), precision, config.max_tokens()));
-  }
+  if (engine == nullptr) engine = Load(Timed(), precision);
   return *engine;
 }
 
@@ -155,6 +159,47 @@ void Mixed(State& state, Precision precision) {
   state.counters["ratio to padded"] = Median(padded_seconds) / Median(seconds);
 }
 
+/// Texts of one length in as many streams as there are threads, each of one thread and with a model
+/// of its own, against one stream of all threads: one text after the other, and eight at a time.
+void Streams(State& state, Precision precision, int32_t length) {
+  constexpr int kTexts = 16;  // Of one stream, and of all together.
+  const int threads = Threads();
+  std::vector<std::unique_ptr<EncoderEngine>> engines;
+  for (int t = 0; t < threads; ++t) {
+    engines.push_back(Load(ValueOf(CreateDevice("cpu", {.threads = 1})), precision));
+  }
+  const auto times = [](const auto& body) {
+    const auto begin = std::chrono::steady_clock::now();
+    body();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  const auto run = [&](EncoderEngine& engine, int runs, size_t texts) {
+    Batch batch(std::vector<int32_t>(texts, length));
+    for (int i = 0; i < runs; ++i) batch.Run(engine);
+  };
+  EncoderEngine& whole = Engine(precision);
+  for (const auto& engine : engines) run(*engine, 1, 1);
+  run(whole, 1, 8);
+  std::vector<double> seconds, alone, batched;
+  for (auto _ : state) {
+    seconds.push_back(times([&] {
+      std::vector<std::thread> streams;
+      for (const auto& engine : engines) {
+        streams.emplace_back([&] { run(*engine, kTexts / threads, 1); });
+      }
+      for (std::thread& stream : streams) stream.join();
+    }));
+    state.SetIterationTime(seconds.back());
+    alone.push_back(times([&] { run(whole, kTexts, 1); }));
+    batched.push_back(times([&] { run(whole, kTexts / 8, 8); }));
+  }
+  const double texts = kTexts / threads * threads;
+  const double each = Median(seconds) / texts;
+  state.counters["median ms"] = each * 1e3;
+  state.counters["ratio to one stream"] = Median(alone) / kTexts / each;
+  state.counters["ratio to batches of 8"] = Median(batched) / kTexts / each;
+}
+
 void Define() {
   const std::pair<const char*, Precision> precisions[] = {
       {"f32", Precision::kF32}, {"bf16", Precision::kBF16}, {"int8", Precision::kInt8}};
@@ -175,6 +220,11 @@ void Define() {
     }
     add(
         std::string("EncoderMixed/") + name, [p](State& state) { Mixed(state, p); }, 1);
+    for (const int32_t length : {32, 128}) {
+      add(
+          "EncoderStreams" + std::to_string(length) + "/" + name,
+          [p, length](State& state) { Streams(state, p, length); }, 5);
+    }
   }
 }
 
