@@ -156,7 +156,7 @@ TEST(Compare, HoldsEverythingAgainstDense) {
                             .rounds = 1,
                             .simulated = 1};
   options.data.path = data;
-  options.data.limit = 6;
+  options.data.limit = 12;
   options.local.threads = 1;
   const auto comparison = Compare(options);
   ASSERT_TRUE(comparison.ok()) << comparison.status();

@@ -66,11 +66,11 @@ TEST_P(Sst2, AccuracyIsAsTrained) {
   if (GetParam() == Precision::kF32) {
     EXPECT_EQ(right, 711);
   } else {
-    EXPECT_NEAR(right, 711, 872 * 0.003);
+    EXPECT_NEAR(right, 711, 872 * 0.005);  // Half a point.
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Sst2, ::testing::Values(Precision::kF32, Precision::kBF16),
+INSTANTIATE_TEST_SUITE_P(All, Sst2, ::testing::Values(Precision::kF32, Precision::kBF16, Precision::kInt8),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
 }  // namespace
