@@ -5,7 +5,8 @@
 // then for each operation its time in one run and its rate against its own limit
 // (bench/timed_device.h). bench/breakdown makes a table of them.
 //
-// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
+// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use. Device:
+// THRESHER_BENCH_DEVICE, else cpu.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -46,6 +47,11 @@ int Threads() {
   return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
 }
 
+const char* DeviceName() {
+  const char* wanted = std::getenv("THRESHER_BENCH_DEVICE");
+  return wanted != nullptr ? wanted : "cpu";
+}
+
 template <typename T>
 T ValueOf(absl::StatusOr<T> result) {
   if (!result.ok()) throw std::runtime_error(Message(result.status()));
@@ -54,7 +60,7 @@ T ValueOf(absl::StatusOr<T> result) {
 
 std::shared_ptr<TimedDevice> Timed() {
   static const auto device =
-      std::make_shared<TimedDevice>(ValueOf(CreateDevice("cpu", {.threads = Threads()})));
+      std::make_shared<TimedDevice>(ValueOf(CreateDevice(DeviceName(), {.threads = Threads()})));
   return device;
 }
 

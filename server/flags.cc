@@ -34,9 +34,10 @@ struct Setting {
 constexpr std::array kSettings = {
     Setting{"model_repository", "Models", "DIR",
             "Serve each subdirectory of DIR as a model of that name"},
-    Setting{"device", "Models", "NAME",
-            "Where models run: cpu, reference (slow, exact), or sim:PRESET[@reference]: cpu (or "
-            "reference) with a modelled accelerator beside it"},
+    Setting{
+        "device", "Models", "NAME",
+        "Where models run: cpu, cpu:onednn (oneDNN's matrix products), reference (slow, exact), or "
+        "sim:PRESET[@NAME]: cpu, or NAME of these, with a modelled accelerator beside it"},
     Setting{"pace", "Models", "simulated:FACTOR",
             "On simulated devices, answer no sooner than after FACTOR times the simulated time"},
     Setting{"record_traces", "Models", "DIR",

@@ -220,10 +220,16 @@ absl::StatusOr<std::unique_ptr<Accelerator>> AcceleratorOf(const SimulatedName& 
   return accelerator;
 }
 
-bool IsPlain(std::string_view name) { return name == "cpu" || name == "reference"; }
+constexpr std::string_view kCpuOneDnn = "cpu:onednn";
+
+bool IsPlain(std::string_view name) {
+  return name == "cpu" || name == kCpuOneDnn || name == "reference";
+}
 
 absl::Status UnknownDevice(std::string_view name) {
-  return NotFound("unknown device '{}': cpu, reference or sim:PRESET[@cpu|@reference]", name);
+  return NotFound(
+      "unknown device '{}': cpu, cpu:onednn, reference or sim:PRESET[@INNER], INNER one of these",
+      name);
 }
 
 }  // namespace
@@ -244,7 +250,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                            kMostThreads);
   }
   if (name == "reference") return CreateReferenceDevice();
-  if (name == "cpu") return CreateCpuDevice(options.threads);
+  if (IsPlain(name)) return CreateCpuDevice(options.threads, name == kCpuOneDnn);
   if (!name.starts_with(kSimulated)) return UnknownDevice(name);
   const SimulatedName simulated = ParseSimulated(name);
   if (!IsPlain(simulated.inner)) return UnknownDevice(name);

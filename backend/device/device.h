@@ -101,7 +101,7 @@ struct CachedAttentionInput {
 };
 
 struct DeviceDescription {
-  std::string name;     // As --device names it: "cpu", "reference".
+  std::string name;     // As --device names it: "cpu", "cpu:onednn", "reference".
   std::string isa;      // What was chosen at run time, such as "avx512+amx".
   std::string library;  // Such as "oneDNN 2.6.3".
   int threads = 1;
@@ -233,9 +233,10 @@ struct DeviceOptions {
 /// device or a preset that there is not; INVALID_ARGUMENT of a preset that can't work.
 absl::Status CheckDeviceName(std::string_view name);
 
-/// By name as --device gives it: "cpu", "reference", or "sim:PRESET[@INNER]": the accelerator of
-/// that preset (simulator/presets.h: a name or a file) beside the inner device, "cpu" if none is
-/// named.
+/// By name as --device gives it: "cpu", "cpu:onednn" (the same, with oneDNN's matrix products where
+/// it has any that keep batches invariant), "reference", or "sim:PRESET[@INNER]": the accelerator
+/// of that preset (simulator/presets.h: a name or a file) beside the inner device, "cpu" if none
+/// is named.
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view name,
                                                      const DeviceOptions& options);
 

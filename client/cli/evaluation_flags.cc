@@ -39,7 +39,8 @@ void AddDataFlags(CLI::App& app, DataFlags& flags) {
 }
 
 void AddLocalModelFlags(CLI::App& app, LocalModelFlags& flags) {
-  app.add_option("--device", flags.device, "cpu (default) or reference, which is slow and exact")
+  app.add_option("--device", flags.device,
+                 "cpu (default), cpu:onednn, or reference, which is slow and exact")
       ->option_text("NAME")
       ->group("In this process");
   app.add_option("--precision", flags.precision, "f32, bf16 or int8 (default: the device's)")

@@ -243,8 +243,8 @@ void AddWorkloadFlags(CLI::App& app, Flags& flags) {
       ->option_text("N")
       ->group(kWhat);
   app.add_option("--device", flags.model.local.device,
-                 "Computes a model's numbers: cpu (default) or reference")
-      ->check(CLI::IsMember({"cpu", "reference"}))
+                 "Computes a model's numbers: cpu (default), cpu:onednn or reference")
+      ->check(CLI::IsMember({"cpu", "cpu:onednn", "reference"}))
       ->option_text("NAME")
       ->group(kWhat);
   app.add_option("--precision", flags.model.local.precision, "Of a model: f32, bf16 or int8")

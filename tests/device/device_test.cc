@@ -66,7 +66,7 @@ TEST(DeviceNames, PrecisionsGoThereAndBack) {
 TEST(DeviceNames, UnknownDeviceIsNotFoundAndTheKnownAreNamed) {
   const auto device = CreateDevice("gpu", {});
   EXPECT_EQ(device.status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(Message(device.status()), HasSubstr("cpu, reference"));
+  EXPECT_THAT(Message(device.status()), HasSubstr("cpu, cpu:onednn, reference"));
 }
 
 TEST(DeviceNames, ARatingOfAttentionAloneCannotPriceWholeLayers) {
@@ -91,8 +91,10 @@ class EachDevice : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Device> device_ = Create(GetParam());
 };
 
-INSTANTIATE_TEST_SUITE_P(Devices, EachDevice, ::testing::Values("reference", "cpu"),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Devices, EachDevice, ::testing::Values("reference", "cpu", "cpu:onednn"),
+                         [](const auto& info) {
+                           return info.param == "cpu:onednn" ? "oneDNN" : info.param;
+                         });
 
 TEST_P(EachDevice, DescribesItself) {
   EXPECT_EQ(device_->description().name, GetParam());
@@ -341,7 +343,7 @@ TEST_P(EachDevice, ShapesThatDoNotFitAreRefusedWithTheReason) {
 TEST_P(EachDevice, WeightsOfAnotherDeviceAreRefused) {
   const float data[6] = {};
   float out[2];
-  const auto other = Create(GetParam() == "cpu" ? "reference" : "cpu");
+  const auto other = Create(GetParam() == "reference" ? "cpu" : "reference");
   const auto packed = other->Pack({DType::kF32, data, 2, 3}, {}, Precision::kF32);
   ASSERT_TRUE(packed.ok());
   EXPECT_EQ(device_->Linear(**packed, {data, 1, 3}, Activation::kNone, {out, 1, 2}).code(),

@@ -41,14 +41,16 @@ std::vector<std::byte> SourceOf(const Product& product, const std::vector<int>& 
                                 int64_t stride) {
   const auto rows = static_cast<int64_t>(values.size()) / in;
   const size_t element = SourceElementSize(product.source_form());
-  std::vector<std::byte> source(static_cast<size_t>(rows * stride) * element);
+  const bool is_unsigned = product.source_form() == SourceForm::kU8;
+  std::vector<std::byte> source(static_cast<size_t>(rows * stride) * element,
+                                is_unsigned ? std::byte{128} : std::byte{0});
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < in; ++i) {
       const int value = values[r * in + i];
       std::byte* const to = source.data() + static_cast<size_t>(r * stride + i) * element;
       const uint16_t half = ToBF16(static_cast<float>(value));
       if (element == 2) std::memcpy(to, &half, sizeof(half));
-      if (element == 1) *to = static_cast<std::byte>(value);
+      if (element == 1) *to = static_cast<std::byte>(is_unsigned ? value + 128 : value);
     }
   }
   return source;
@@ -145,8 +147,8 @@ TEST(DotProduct, Int8IsExactWhereTheSumsWrapOnTheWay) {
   const auto product = PackDotProduct(*unit, rows, scales);
   const int64_t stride = product->source_cols();
   for (const int value : {127, -127}) {
-    std::vector<std::byte> source(static_cast<size_t>(stride));
-    std::fill_n(source.begin(), in, static_cast<std::byte>(value));
+    const std::vector<std::byte> source =
+        SourceOf(*product, std::vector<int>(static_cast<size_t>(in), value), in, stride);
     EXPECT_EQ(MultiplyAll<int32_t>(*product, source, stride, 0, 1, 1)[0], 127 * value * in);
   }
 }
@@ -161,12 +163,14 @@ TEST(DotProduct, Int8AgreesWithHighwaysBitForBit) {
   const auto product = PackDotProduct(*unit, rows, scales);
   const auto other = PackHighwayProduct(rows, other_scales);
   EXPECT_EQ(scales, other_scales);
-  std::vector<std::byte> bytes(50 * 256), shorts(50 * 256 * 2);
-  for (size_t i = 0; i < bytes.size(); ++i) {
+  std::vector<int> values(50 * 256);
+  std::vector<std::byte> shorts(50 * 256 * 2);
+  for (size_t i = 0; i < values.size(); ++i) {
     const auto value = static_cast<int16_t>(random.Integer(-127, 127));
-    bytes[i] = static_cast<std::byte>(value);
+    values[i] = value;
     std::memcpy(&shorts[i * 2], &value, 2);
   }
+  const std::vector<std::byte> bytes = SourceOf(*product, values, 256, 256);
   EXPECT_EQ(MultiplyAll<int32_t>(*product, bytes, 256, 0, 50, 192),
             MultiplyAll<int32_t>(*other, shorts, 256, 0, 50, 192));
 }

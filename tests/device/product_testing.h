@@ -35,7 +35,7 @@ std::vector<T> MultiplyAll(const Product& product, std::span<const std::byte> so
       const int64_t first = panel * product.panel_cols();
       const int64_t width = std::min(product.panel_cols(), cols - first);
       for (int64_t r = 0; r < count; ++r) {
-        std::copy_n(accumulators.data() + r * kMaxPanelCols, width,
+        std::copy_n(accumulators.data() + r * product.accumulator_stride(panel), width,
                     result.data() + (row + r) * cols + first);
       }
     }

@@ -74,13 +74,14 @@ class CpuLinear final : public PackedLinear {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(const Isa& isa, int threads)
+  CpuDevice(const Isa& isa, int threads, bool onednn_first)
       : isa_(isa),
+        onednn_first_(onednn_first),
         pool_(threads),
         scratch_(threads),
         statuses_(static_cast<size_t>(threads)),
         attention_(&isa_, &pool_, &scratch_) {
-    description_ = {.name = "cpu",
+    description_ = {.name = onednn_first ? "cpu:onednn" : "cpu",
                     .isa = isa.name,
                     .library = OneDnn::Version(),
                     .threads = threads,
@@ -289,10 +290,10 @@ class CpuDevice final : public Device {
                                 : rows.precision() == Precision::kBF16 ? BFloat16DotUnit(isa_)
                                                                        : nullptr;
     std::unique_ptr<Product> product;
-    if (unit != nullptr) product = PackDotProduct(*unit, rows, scales);
-    if (product == nullptr) {
+    if (onednn_first_) {
       THRESHER_ASSIGN_OR_RETURN(product, onednn_.Pack(rows, scales));
     }
+    if (product == nullptr && unit != nullptr) product = PackDotProduct(*unit, rows, scales);
     if (product == nullptr) product = PackHighwayProduct(rows, scales);
     if (QuantizedLimit(precision) == 0) scales = {};
     std::vector<float> bias_row(static_cast<size_t>(weight.rows), 0.0f);
@@ -326,6 +327,8 @@ class CpuDevice final : public Device {
           return ConvertRowsToBF16(rows, stride, reinterpret_cast<uint16_t*>(out));
         case SourceForm::kS8:
           return QuantizeRows(rows, limit, stride, reinterpret_cast<int8_t*>(out), scales);
+        case SourceForm::kU8:
+          return QuantizeRows(rows, limit, stride, reinterpret_cast<uint8_t*>(out), scales);
         case SourceForm::kS8AsS16:
           return QuantizeRows(rows, limit, stride, reinterpret_cast<int16_t*>(out), scales);
       }
@@ -365,8 +368,9 @@ class CpuDevice final : public Device {
     const int64_t chunk_rows = DivideUp(DivideUp(x.rows, std::max(wanted, least)), step) * step;
     const int64_t chunks = DivideUp(x.rows, chunk_rows);
     // oneDNN's narrow kernels do several times the work in the same time.
+    const SourceForm form = product.source_form();
     const bool narrow =
-        product.source_form() == SourceForm::kBF16 || product.source_form() == SourceForm::kS8;
+        form == SourceForm::kBF16 || form == SourceForm::kS8 || form == SourceForm::kU8;
     const int64_t work = x.rows * width * y.cols / (narrow ? 8 : 1);
 
     // One chunk of one panel for each worker; int32_t if quantised.
@@ -387,12 +391,13 @@ class CpuDevice final : public Device {
       const Matrix out(y.row(first_row) + first_col, rows, std::min(panel_cols, y.cols - first_col),
                        y.stride);
       const float* bias = weights.bias() + first_col;
+      const auto sum_stride = static_cast<size_t>(product.accumulator_stride(panel));
       if (QuantizedLimit(weights.precision()) > 0) {
-        FinishQuantizedRows(reinterpret_cast<const int32_t*>(sums), kMaxPanelCols,
+        FinishQuantizedRows(reinterpret_cast<const int32_t*>(sums), sum_stride,
                             row_scales_.data() + first_row, weights.scales() + first_col, bias,
                             activation, out);
       } else {
-        FinishRows(sums, kMaxPanelCols, bias, activation, out);
+        FinishRows(sums, sum_stride, bias, activation, out);
       }
     });
     for (const absl::Status& status : statuses_) THRESHER_RETURN_IF_ERROR(status);
@@ -400,6 +405,7 @@ class CpuDevice final : public Device {
   }
 
   const Isa isa_;
+  const bool onednn_first_;
   DeviceDescription description_;
   OneDnn onednn_;
   ThreadPool pool_;
@@ -413,11 +419,11 @@ class CpuDevice final : public Device {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads) {
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads, bool onednn_first) {
   try {
     // Before oneDNN or Highway is used for the first time.
     THRESHER_RETURN_IF_ERROR(DetectedIsa().status());
-    return std::make_unique<CpuDevice>(*DetectedIsa(), threads);
+    return std::make_unique<CpuDevice>(*DetectedIsa(), threads, onednn_first);
   } catch (const std::exception& error) {
     return Internal("device cpu with {} threads: {}", threads, error.what());
   }

@@ -9,7 +9,8 @@
 
 namespace thresher {
 
-absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads);
+/// `onednn_first`: as "cpu:onednn", whose products are oneDNN's where it has any.
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(int threads, bool onednn_first);
 
 }  // namespace thresher
 

@@ -20,29 +20,33 @@ class DotProduct final : public Product {
         cols_(RoundUp(weight.rows(), kDotTileCols)),
         panel_cols_(RoundUp(ChoosePanelCols(weight.rows()), kDotTileCols)) {
     packed_.Resize(static_cast<size_t>(cols_ * groups_) * kDotGroupBytes);
-    std::fill_n(packed_.data(), packed_.size(), unit.zero);
+    std::fill_n(packed_.data(), packed_.size(), std::byte{0});
+    if (unit.unsigned_a) col_begin_.resize(static_cast<size_t>(cols_));
     // Padded with zeros.
     std::vector<std::byte> row(static_cast<size_t>(groups_) * kDotGroupBytes);
     scales.resize(static_cast<size_t>(weight.rows()));
     for (int64_t n = 0; n < weight.rows(); ++n) {
       scales[n] = weight.Convert(n, row.data());
-      if (int8_) {
-        for (std::byte& value : row) value ^= unit.zero;  // Adds it, as it is 0 or 128.
+      if (unit.unsigned_a) {
+        int64_t sum = 0;  // It may wrap, as sums of products do.
+        for (const std::byte value : row) sum += static_cast<int8_t>(value);
+        col_begin_[n] = static_cast<int32_t>(-128 * sum);
       }
       std::byte* out = packed_.data() + TileOffset(n) + n % kDotTileCols * kDotGroupBytes;
       for (int64_t g = 0; g < groups_; ++g) {
         std::memcpy(out + g * kDotTileStep, row.data() + g * kDotGroupBytes, kDotGroupBytes);
       }
-      // For the next row.
-      if (int8_) std::fill(row.begin() + weight.cols(), row.end(), std::byte{0});
     }
   }
 
-  SourceForm source_form() const override { return int8_ ? SourceForm::kS8 : SourceForm::kBF16; }
+  SourceForm source_form() const override {
+    if (!int8_) return SourceForm::kBF16;
+    return unit_.unsigned_a ? SourceForm::kU8 : SourceForm::kS8;
+  }
   int64_t source_cols() const override { return groups_ * GroupElements(); }
   int64_t panel_cols() const override { return panel_cols_; }
   int64_t row_step() const override { return static_cast<int64_t>(unit_.row_step); }
-  size_t bytes() const override { return packed_.size(); }
+  size_t bytes() const override { return packed_.size() + col_begin_.size() * sizeof(int32_t); }
   bool skips_columns() const override { return true; }
 
   absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
@@ -58,6 +62,8 @@ class DotProduct final : public Product {
       if (ranges.back().begin >= ranges.back().end) ranges.pop_back();
     }
     const int64_t first = panel * panel_cols_;
+    const bool all =
+        ranges.size() == 1 && ranges[0].begin == 0 && ranges[0].end == static_cast<size_t>(groups_);
     unit_.multiply(
         {.a = static_cast<const std::byte*>(source),
          .a_stride = static_cast<size_t>(source_stride) * kDotGroupBytes / GroupElements(),
@@ -66,7 +72,8 @@ class DotProduct final : public Product {
          .groups = static_cast<size_t>(groups_),
          .tiles = static_cast<size_t>(std::min(panel_cols_, cols_ - first)) / kDotTileCols,
          .c = static_cast<std::byte*>(accumulators),
-         .c_stride = static_cast<size_t>(kMaxPanelCols) * sizeof(float)},
+         .c_stride = static_cast<size_t>(kMaxPanelCols) * sizeof(float),
+         .col_begin = all && unit_.unsigned_a ? col_begin_.data() + first : nullptr},
         ranges);
     return absl::OkStatus();
   }
@@ -85,6 +92,7 @@ class DotProduct final : public Product {
   const int64_t cols_;
   const int64_t panel_cols_;
   AlignedBuffer<std::byte> packed_;
+  std::vector<int32_t> col_begin_;  // DotTask::col_begin of all columns.
 };
 
 }  // namespace

@@ -23,14 +23,18 @@ HWY_NOINLINE void DotTiles(const DotTask& task, GroupRange range, size_t row, si
   std::byte* HWY_RESTRICT c = task.c + row * c_stride + tile * kDotTileStep;
   __m512i sum[kRows][kTiles][2];
 #pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r) {
-    const int32_t first = task.row_begin != nullptr ? task.row_begin[row + r] : 0;
-    const __m512i begin = _mm512_set1_epi32(first);
+  for (size_t t = 0; t < kTiles; ++t) {
+    __m512i begin0 = _mm512_setzero_si512(), begin1 = begin0;
+    if (task.col_begin != nullptr) {
+      const int32_t* const begin = task.col_begin + (tile + t) * kDotTileCols;
+      begin0 = _mm512_loadu_si512(begin);
+      begin1 = _mm512_loadu_si512(begin + kDotTileCols / 2);
+    }
 #pragma GCC unroll 16
-    for (size_t t = 0; t < kTiles; ++t) {
+    for (size_t r = 0; r < kRows; ++r) {
       const std::byte* from = c + r * c_stride + t * kDotTileStep;
-      sum[r][t][0] = accumulate ? _mm512_loadu_si512(from) : begin;
-      sum[r][t][1] = accumulate ? _mm512_loadu_si512(from + kVectorBytes) : begin;
+      sum[r][t][0] = accumulate ? _mm512_loadu_si512(from) : begin0;
+      sum[r][t][1] = accumulate ? _mm512_loadu_si512(from + kVectorBytes) : begin1;
     }
   }
   for (size_t g = range.begin; g < range.end; ++g) {
@@ -113,25 +117,21 @@ void Multiply(const DotTask& task, std::span<const GroupRange> ranges) {
   }
 }
 
-#ifdef THRESHER_DOT_SUMS_ROWS
-/// The sum of the int8 of each row.
-void SumRows(const DotTask& task, std::span<const GroupRange> ranges, int32_t* sums) {
-  const __m512i ones = _mm512_set1_epi8(1);
-  for (size_t r = 0; r < task.rows; ++r) {
+#ifdef THRESHER_DOT_SUMS_COLUMNS
+/// -128 times the sum of the int8 of each column.
+void SumColumns(const DotTask& task, std::span<const GroupRange> ranges, int32_t* sums) {
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(128));
+  for (size_t half = 0; half < 2 * task.tiles; ++half) {
+    const std::byte* const b =
+        task.b + half / 2 * task.groups * kDotTileStep + half % 2 * kVectorBytes;
     __m512i sum = _mm512_setzero_si512();
     for (const GroupRange& range : ranges) {
-      const std::byte* const row = task.a + r * task.a_stride;
-      const size_t end = range.end * kDotGroupBytes;
-      for (size_t i = range.begin * kDotGroupBytes; i < end; i += kVectorBytes) {
-        const size_t left = std::min(kVectorBytes, end - i);
-        const __mmask64 mask = ~uint64_t{0} >> (kVectorBytes - left);
-        sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_loadu_epi8(mask, row + i));
+      for (size_t g = range.begin; g < range.end; ++g) {
+        sum = _mm512_dpbusd_epi32(sum, offset, _mm512_loadu_si512(b + g * kDotTileStep));
       }
     }
-    int32_t lanes[kVectorBytes / sizeof(int32_t)];
-    _mm512_storeu_si512(lanes, sum);
-    sums[r] = 0;
-    for (const int32_t lane : lanes) sums[r] += lane;
+    _mm512_storeu_si512(sums + half * kDotTileCols / 2,
+                        _mm512_sub_epi32(_mm512_setzero_si512(), sum));
   }
 }
 #endif
@@ -143,4 +143,4 @@ HWY_POP_ATTRIBUTES
 #undef THRESHER_DOT_NAMESPACE
 #undef THRESHER_DOT_TARGET
 #undef THRESHER_DOT
-#undef THRESHER_DOT_SUMS_ROWS
+#undef THRESHER_DOT_SUMS_COLUMNS

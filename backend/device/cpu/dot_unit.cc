@@ -44,8 +44,8 @@ int32_t LoadGroup(const std::byte* from) {
 // The two sets of kernels are the same text for the same machine words; only Dot differs.
 #define THRESHER_DOT_NAMESPACE vnni
 #define THRESHER_DOT_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
-#define THRESHER_DOT(sum, b, a) _mm512_dpbusd_epi32(sum, b, a)
-#define THRESHER_DOT_SUMS_ROWS
+#define THRESHER_DOT(sum, b, a) _mm512_dpbusd_epi32(sum, a, b)
+#define THRESHER_DOT_SUMS_COLUMNS
 #include "backend/device/cpu/dot_tiles-inl.h"
 #define THRESHER_DOT_NAMESPACE bf16
 #define THRESHER_DOT_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
@@ -56,18 +56,18 @@ int32_t LoadGroup(const std::byte* from) {
 namespace thresher {
 namespace {
 
-// vpdpbusd takes one factor without a sign: weights are stored as weight + 128, and each sum begins
-// at -128 times the sum of its row of A. Sums may wrap on the way, and are exact at the end.
+// vpdpbusd takes one factor without a sign: A is stored + 128, and each sum begins at -128 times
+// the sum of its column of B. Sums may wrap on the way, and are exact at the end.
 void MultiplyInt8(const DotTask& task, std::span<const GroupRange> ranges) {
-  std::array<int32_t, kMaxChunkRows> begin;
-  vnni::SumRows(task, ranges, begin.data());
-  for (size_t r = 0; r < task.rows; ++r) begin[r] *= -128;
+  if (task.col_begin != nullptr) return vnni::Multiply(task, ranges);
+  std::array<int32_t, kMaxPanelCols> begin;
   DotTask biased = task;
-  biased.row_begin = begin.data();
+  biased.col_begin = begin.data();
+  vnni::SumColumns(task, ranges, begin.data());
   vnni::Multiply(biased, ranges);
 }
 
-constexpr DotUnit kVnni = {.multiply = MultiplyInt8, .row_step = kTileRows, .zero = std::byte{128}};
+constexpr DotUnit kVnni = {.multiply = MultiplyInt8, .row_step = kTileRows, .unsigned_a = true};
 constexpr DotUnit kBf16 = {.multiply = bf16::Multiply, .row_step = kTileRows};
 
 }  // namespace

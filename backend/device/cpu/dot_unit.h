@@ -37,9 +37,11 @@ struct DotTask {
   size_t groups = 0;
   size_t tiles = 0;
   std::byte* c = nullptr;
-  size_t c_stride = 0;                 // In bytes.
-  bool accumulate = false;             // Of bfloat16 only.
-  const int32_t* row_begin = nullptr;  // For the units themselves: what each row's sums begin at.
+  size_t c_stride = 0;      // In bytes.
+  bool accumulate = false;  // Of bfloat16 only.
+  // Where A is stored + 128: -128 times the sum of B's columns, over all groups, which `ranges`
+  // then is; null: the unit sums what it multiplies.
+  const int32_t* col_begin = nullptr;
 };
 
 /// A range of K, in groups.
@@ -54,9 +56,9 @@ using DotMultiply = void (*)(const DotTask& task, std::span<const GroupRange> ra
 
 struct DotUnit {
   DotMultiply multiply = nullptr;
-  size_t row_step = 1;    // The count of rows that wastes nothing is a multiple of this.
-  size_t group_step = 1;  // Ranges begin and end at multiples of this.
-  std::byte zero{0};      // What is added to each int8 of B.
+  size_t row_step = 1;      // The count of rows that wastes nothing is a multiple of this.
+  size_t group_step = 1;    // Ranges begin and end at multiples of this.
+  bool unsigned_a = false;  // A's int8 are stored + 128.
 };
 
 /// This processor's, or null. They last for ever.

@@ -128,7 +128,10 @@ void Quantize(ConstMatrix x, float limit, int64_t out_cols, T* out, float* scale
     const auto factor = hn::Set(d, any ? limit / magnitude : 0.0f);
     for (int64_t i = 0; i < x.cols; i += lanes) {
       const int64_t n = std::min(lanes, x.cols - i);
-      const auto q = hn::NearestInt(hn::Mul(LoadPart(d, x.row(r) + i, n), factor));
+      auto q = hn::NearestInt(hn::Mul(LoadPart(d, x.row(r) + i, n), factor));
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        q = hn::Add(q, hn::Set(hn::RebindToSigned<F32>(), 128));
+      }
       StorePart(hn::DemoteTo(narrow, q), narrow, out + r * out_cols + i, n);
     }
     scales[r] = any ? magnitude / limit : 0.0f;
@@ -138,6 +141,10 @@ void QuantizeRowsS8(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, f
   Quantize(x, limit, out_cols, out, scales);
 }
 void QuantizeRowsS16(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales) {
+  Quantize(x, limit, out_cols, out, scales);
+}
+
+void QuantizeRowsU8(ConstMatrix x, float limit, int64_t out_cols, uint8_t* out, float* scales) {
   Quantize(x, limit, out_cols, out, scales);
 }
 
@@ -250,6 +257,7 @@ HWY_EXPORT(RoundRowsToBF16Impl);
 HWY_EXPORT(ConvertRowsToBF16Impl);
 HWY_EXPORT(QuantizeRowsS8);
 HWY_EXPORT(QuantizeRowsS16);
+HWY_EXPORT(QuantizeRowsU8);
 HWY_EXPORT(LayerNormRowsImpl);
 HWY_EXPORT(RmsNormRowsImpl);
 HWY_EXPORT(AddRowImpl);
@@ -259,8 +267,8 @@ HWY_EXPORT(KernelTargetImpl);
 
 namespace {
 template <typename T>
-void ZeroPadding(int64_t rows, int64_t cols, int64_t out_cols, T* out) {
-  for (int64_t r = 0; r < rows; ++r) std::fill_n(out + r * out_cols + cols, out_cols - cols, T{});
+void ZeroPadding(int64_t rows, int64_t cols, int64_t out_cols, T* out, T zero = T{}) {
+  for (int64_t r = 0; r < rows; ++r) std::fill_n(out + r * out_cols + cols, out_cols - cols, zero);
 }
 }  // namespace
 
@@ -299,6 +307,11 @@ void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, flo
 void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales) {
   HWY_DYNAMIC_DISPATCH(QuantizeRowsS16)(x, limit, out_cols, out, scales);
   ZeroPadding(x.rows, x.cols, out_cols, out);
+}
+
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, uint8_t* out, float* scales) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowsU8)(x, limit, out_cols, out, scales);
+  ZeroPadding(x.rows, x.cols, out_cols, out, uint8_t{128});
 }
 
 void LayerNormRows(ConstMatrix x, ConstMatrix residual, const float* gamma, const float* beta,

@@ -33,6 +33,8 @@ void ConvertRowsToBF16(ConstMatrix x, int64_t out_cols, uint16_t* out);
 /// Symmetric by row: x[row] is about scales[row] * out, |out| <= limit.
 void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int8_t* out, float* scales);
 void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, int16_t* out, float* scales);
+/// The same + 128.
+void QuantizeRows(ConstMatrix x, float limit, int64_t out_cols, uint8_t* out, float* scales);
 
 // ---- The rest of a layer. ----
 

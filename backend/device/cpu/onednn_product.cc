@@ -85,6 +85,7 @@ class OneDnnKernel {
   }
 
   bool usable() const { return !buckets_.empty(); }
+  int64_t cols() const { return cols_; }
   OneDnn::Probe probe() const {
     OneDnn::Probe probe{.implementation = usable() ? implementation_ : "",
                         .seconds = probe_seconds_};
@@ -131,7 +132,7 @@ class OneDnnKernel {
       }
       Run(stream, bucket, from, packed, accumulators);
       source += taken * source_stride * Element();
-      accumulators += taken * kMaxPanelCols * 4;  // float and int32_t alike
+      accumulators += taken * cols_ * 4;  // float and int32_t alike
       rows -= taken;
     }
     stream.wait();
@@ -168,7 +169,7 @@ class OneDnnKernel {
             ? piece.packed
             : memory::desc({piece.depth, cols_}, ElementType(precision_), memory::format_tag::any);
     const memory::desc destination({rows, cols_}, AccumulatorType(precision_),
-                                   memory::dims{kMaxPanelCols, 1});
+                                   memory::dims{cols_, 1});
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (piece.first > 0) {
@@ -233,7 +234,7 @@ class OneDnnKernel {
     for (int64_t r = 1; r < most; ++r) {
       std::memcpy(&source[r * row_bytes], source.data(), row_bytes);
     }
-    AlignedBuffer<float> out(static_cast<size_t>(most * kMaxPanelCols));
+    AlignedBuffer<float> out(static_cast<size_t>(most * cols_));
     std::vector<float> expected;
     const auto agrees = [&](const Bucket& bucket) {
       dnnl::stream stream(engine_);
@@ -241,7 +242,7 @@ class OneDnnKernel {
       stream.wait();
       if (expected.empty()) expected.assign(out.data(), out.data() + cols_);
       for (int64_t r = 0; r < bucket.rows; ++r) {
-        const float* row = out.data() + r * kMaxPanelCols;
+        const float* row = out.data() + r * cols_;
         if (std::memcmp(row, expected.data(), cols_ * sizeof(float)) != 0) return false;
       }
       return true;
@@ -335,6 +336,7 @@ class OneDnnProduct final : public Product {
   int64_t source_cols() const override { return k_; }
   int64_t panel_cols() const override { return panel_cols_; }
   int64_t row_step() const override { return 16; }
+  int64_t accumulator_stride(int64_t panel) const override { return Kernel(panel).cols(); }
   size_t bytes() const override { return packed_.size(); }
 
   absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
@@ -373,9 +375,8 @@ bool OneDnn::AcceptGood(Precision precision, std::string_view implementation) {
   };
   // The others copy the weights into their own layout at every call.
   if (!implementation.starts_with("brg")) return false;
-  // Without AMX ours are faster (dot_unit.h), and without VNNI oneDNN's are wrong: pairs of int8
-  // products are added in 16 bits, and saturate.
-  return precision == Precision::kF32 || has("amx");
+  // Without VNNI int8's are wrong: pairs of products are added in 16 bits, and saturate.
+  return precision != Precision::kInt8 || has("vnni") || has("amx");
 }
 
 OneDnn::OneDnn(Accept accept) : accept_(accept), engine_(dnnl::engine::kind::cpu, 0) {}

@@ -1,5 +1,4 @@
-// Products by oneDNN's kernels, where there are none of ours as good: float on AVX-512; and AMX,
-// should our own unit for it (amx_unit.h) have been left alone.
+// Products by oneDNN's kernels, of the device "cpu:onednn".
 //
 // oneDNN picks a kernel by shape, and two kernels may sum over K in different orders. So a product
 // is made of a few primitives of fixed numbers of rows (buckets); a chunk of rows is cut into
@@ -35,7 +34,7 @@ class OneDnn {
  public:
   /// Whether to take an implementation, by oneDNN's name for it.
   using Accept = bool (*)(Precision precision, std::string_view implementation);
-  /// Packed-weight kernels; for bfloat16 and int8 on AMX only.
+  /// Kernels on packed weights, of int8 those that are exact.
   static bool AcceptGood(Precision precision, std::string_view implementation);
 
   explicit OneDnn(Accept accept = AcceptGood);

@@ -14,6 +14,7 @@ size_t SourceElementSize(SourceForm form) {
     case SourceForm::kS8AsS16:
       return 2;
     case SourceForm::kS8:
+    case SourceForm::kU8:
       return 1;
   }
   return 0;

@@ -26,6 +26,7 @@ enum class SourceForm {
   kF32AsBF16,  // float, rounded to the nearest bfloat16.
   kBF16,       // uint16_t
   kS8,         // int8_t, quantised by row.
+  kU8,         // uint8_t, the same values + 128.
   kS8AsS16,    // int16_t, the same values.
 };
 size_t SourceElementSize(SourceForm form);
@@ -46,15 +47,17 @@ class Product {
   /// The count of rows that wastes nothing is a multiple of this.
   virtual int64_t row_step() const = 0;
   virtual size_t bytes() const = 0;
+  /// Elements from one row of a panel's accumulators to the next, at most kMaxPanelCols.
+  virtual int64_t accumulator_stride(int64_t /*panel*/) const { return kMaxPanelCols; }
 
   /// Source columns that are known to be zero need not be multiplied: whether Multiply profits.
   virtual bool skips_columns() const { return false; }
 
   /// The accumulators of one chunk and panel: `rows` <= kMaxChunkRows rows of `source`, whose rows
-  /// are `source_stride` elements apart. Row r goes to accumulators + r * kMaxPanelCols, float, or
-  /// int32_t for the quantised forms; all kMaxPanelCols * kMaxChunkRows elements may be written.
-  /// The source is zero outside `columns` (ascending, within source_cols()). May be called from
-  /// several threads at once.
+  /// are `source_stride` elements apart. Row r goes to accumulators + r *
+  /// accumulator_stride(panel), float, or int32_t for the quantised forms; all kMaxPanelCols *
+  /// kMaxChunkRows elements may be written. The source is zero outside `columns` (ascending, within
+  /// source_cols()). May be called from several threads at once.
   virtual absl::Status Multiply(const void* source, int64_t source_stride, int64_t rows,
                                 std::span<const ColumnRange> columns, int64_t panel,
                                 void* accumulators) const = 0;

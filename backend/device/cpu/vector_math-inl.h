@@ -48,8 +48,8 @@ HWY_INLINE VF32 ExpOf(VF32 x) {
   return hn::Exp(d, hn::Min(x, hn::Set(d, 88.0f)));
 }
 
-/// 2^x for x <= 0 (or hardly more), within 2 ulp, and 1 for 0; 0 below -126.5; NaN stays. A minimax polynomial of
-/// degree 6 on [-0.5, 0.5], whose own error is 2e-9, times a whole power.
+/// 2^x for x <= 0 (or hardly more), within 2 ulp, and 1 for 0; 0 below -126.5; NaN stays. A minimax
+/// polynomial of degree 6 on [-0.5, 0.5], whose own error is 2e-9, times a whole power.
 HWY_INLINE VF32 Exp2Of(VF32 x) {
   const F32 d;
   const hn::RebindToUnsigned<F32> du;
@@ -76,9 +76,9 @@ HWY_INLINE VF32 Sigmoid(VF32 x) {
   return hn::Div(one, hn::Add(one, ExpOf(hn::Neg(x))));
 }
 
-/// x * Phi(x). With a = |x|, erfc(a / sqrt 2) = 2^(g(a) - a^2 / (2 ln 2)), where g, the logarithm of
-/// the scaled complementary error function, is nearly straight: a minimax polynomial of degree 9 on
-/// [0, 5.5] leaves an error of 1e-8 in the result (beyond, erfc itself is less than 4e-8).
+/// x * Phi(x). With a = |x|, erfc(a / sqrt 2) = 2^(g(a) - a^2 / (2 ln 2)), where g, the logarithm
+/// of the scaled complementary error function, is nearly straight: a minimax polynomial of degree 9
+/// on [0, 5.5] leaves an error of 1e-8 in the result (beyond, erfc itself is less than 4e-8).
 HWY_INLINE VF32 Gelu(VF32 x) {
   const F32 d;
   const auto a = hn::Abs(x);
