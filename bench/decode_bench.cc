@@ -2,12 +2,11 @@
 // the weights of a GPT-2-small, and its attention over long KV caches, held against the measured
 // read bandwidth.
 //
-// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
+// Threads and device: bench/bench_device.h.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <span>
@@ -15,10 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include "backend/device/cpu_resources.h"
 #include "backend/device/device.h"
 #include "backend/device/kv_cache.h"
 #include "backend/tensor/matrix.h"
+#include "bench/bench_device.h"
 #include "bench/read_bandwidth.h"
 
 namespace thresher {
@@ -27,13 +26,8 @@ namespace {
 using benchmark::Counter;
 using benchmark::State;
 
-int Threads() {
-  const char* wanted = std::getenv("THRESHER_BENCH_THREADS");
-  return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
-}
-
 Device& Cpu() {
-  static const std::unique_ptr<Device> device = *CreateDevice("cpu", {.threads = Threads()});
+  static const std::unique_ptr<Device> device = CreateBenchDevice();
   return *device;
 }
 
@@ -53,7 +47,7 @@ double SecondsSince(std::chrono::steady_clock::time_point begin) {
 
 /// `bytes` read in each iteration, held against the bandwidth.
 void SetBytes(State& state, double bytes) {
-  static const double bandwidth = MeasureReadBandwidth(Threads(), size_t{512} << 20);
+  static const double bandwidth = MeasureReadBandwidth(BenchThreads(), size_t{512} << 20);
   state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
   state.counters["limit GB/s"] = bandwidth;
 }

@@ -1,12 +1,11 @@
 // The cpu device's operations at BERT-base shapes, held against the processor's measured float peak
 // and against oneDNN called directly.
 //
-// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
+// Threads and device: bench/bench_device.h.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <dnnl.hpp>
 #include <memory>
@@ -17,10 +16,10 @@
 #include "backend/device/cpu/onednn_compat.h"
 #include "backend/device/cpu/onednn_product.h"
 #include "backend/device/cpu/openmp.h"
-#include "backend/device/cpu_resources.h"
 #include "backend/device/device.h"
 #include "backend/tensor/matrix.h"
 #include "bench/arithmetic_peak.h"
+#include "bench/bench_device.h"
 
 namespace thresher {
 namespace {
@@ -28,13 +27,8 @@ namespace {
 using benchmark::Counter;
 using benchmark::State;
 
-int Threads() {
-  const char* wanted = std::getenv("THRESHER_BENCH_THREADS");
-  return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
-}
-
 Device& Cpu() {
-  static const std::unique_ptr<Device> device = *CreateDevice("cpu", {.threads = Threads()});
+  static const std::unique_ptr<Device> device = CreateBenchDevice();
   return *device;
 }
 
@@ -70,7 +64,7 @@ double DirectOneDnnSeconds(int64_t rows, int64_t out, int64_t in, Precision prec
   const auto sum_type =
       precision == Precision::kInt8 ? memory::data_type::s32 : memory::data_type::f32;
   const int threads_before = omp_get_max_threads();
-  omp_set_num_threads(Threads());
+  omp_set_num_threads(BenchThreads());
   double best = 0.0;
   try {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);

@@ -5,13 +5,11 @@
 // then for each operation its time in one run and its rate against its own limit
 // (bench/timed_device.h). bench/breakdown makes a table of them.
 //
-// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use. Device:
-// THRESHER_BENCH_DEVICE, else cpu.
+// Threads and device: bench/bench_device.h.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -21,10 +19,10 @@
 #include <utility>
 #include <vector>
 
-#include "backend/device/cpu_resources.h"
 #include "backend/engine/encoder_engine.h"
 #include "backend/tensor/status.h"
 #include "bench/arithmetic_peak.h"
+#include "bench/bench_device.h"
 #include "bench/read_bandwidth.h"
 #include "bench/timed_device.h"
 #include "tests/testing/paths.h"
@@ -42,25 +40,8 @@ constexpr int32_t kMixedLengths[] = {
 // Requests of one batch where peers must pad.
 constexpr size_t kPaddedBatch = 8;
 
-int Threads() {
-  const char* wanted = std::getenv("THRESHER_BENCH_THREADS");
-  return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
-}
-
-const char* DeviceName() {
-  const char* wanted = std::getenv("THRESHER_BENCH_DEVICE");
-  return wanted != nullptr ? wanted : "cpu";
-}
-
-template <typename T>
-T ValueOf(absl::StatusOr<T> result) {
-  if (!result.ok()) throw std::runtime_error(Message(result.status()));
-  return *std::move(result);
-}
-
 std::shared_ptr<TimedDevice> Timed() {
-  static const auto device =
-      std::make_shared<TimedDevice>(ValueOf(CreateDevice(DeviceName(), {.threads = Threads()})));
+  static const auto device = std::make_shared<TimedDevice>(CreateBenchDevice());
   return device;
 }
 
@@ -111,13 +92,6 @@ class Batch {
   std::vector<SequenceOutput> outputs_;
 };
 
-/// The time that half of the runs stay below: a disturbed run does not count.
-double Median(std::vector<double> seconds) {
-  const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
-}
-
 void Forward(State& state, Precision precision, int32_t sequences, int32_t length) {
   EncoderEngine& engine = Engine(precision);
   Batch batch(std::vector<int32_t>(static_cast<size_t>(sequences), length));
@@ -135,8 +109,8 @@ void Forward(State& state, Precision precision, int32_t sequences, int32_t lengt
       Timed()->operations() / static_cast<double>(state.iterations()) / median * 1e-9;
   const double peak = ProductPeak(*Timed(), precision);
   if (peak > 0) state.counters["limit GFLOP/s"] = peak;
-  static const double bandwidth = MeasureReadBandwidth(Threads(), size_t{512} << 20);
-  static const double cached = MeasureReadBandwidth(Threads(), size_t{8} << 20);
+  static const double bandwidth = MeasureReadBandwidth(BenchThreads(), size_t{512} << 20);
+  static const double cached = MeasureReadBandwidth(BenchThreads(), size_t{8} << 20);
   const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
   Timed()->Report(state.iterations(), sum, bandwidth, cached, state);
 }
@@ -169,7 +143,7 @@ void Mixed(State& state, Precision precision) {
 /// of its own, against one stream of all threads: one text after the other, and eight at a time.
 void Streams(State& state, Precision precision, int32_t length) {
   constexpr int kTexts = 16;  // Of one stream, and of all together.
-  const int threads = Threads();
+  const int threads = BenchThreads();
   std::vector<std::unique_ptr<EncoderEngine>> engines;
   for (int t = 0; t < threads; ++t) {
     engines.push_back(Load(ValueOf(CreateDevice("cpu", {.threads = 1})), precision));

@@ -4,12 +4,11 @@
 // A decode step at batch 1 can go no faster than its weights are read: `GB/s` (weights and cache)
 // against the machine's own read bandwidth, measured in the same run.
 //
-// Threads: THRESHER_BENCH_THREADS, else the CPUs this process may use.
+// Threads and device: bench/bench_device.h.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -19,10 +18,10 @@
 #include <utility>
 #include <vector>
 
-#include "backend/device/cpu_resources.h"
 #include "backend/engine/decoder_engine.h"
 #include "backend/tensor/status.h"
 #include "bench/arithmetic_peak.h"
+#include "bench/bench_device.h"
 #include "bench/read_bandwidth.h"
 #include "bench/timed_device.h"
 #include "tests/testing/paths.h"
@@ -36,20 +35,8 @@ using benchmark::State;
 
 constexpr int32_t kPositions = 4608;
 
-int Threads() {
-  const char* wanted = std::getenv("THRESHER_BENCH_THREADS");
-  return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
-}
-
-template <typename T>
-T ValueOf(absl::StatusOr<T> result) {
-  if (!result.ok()) throw std::runtime_error(Message(result.status()));
-  return *std::move(result);
-}
-
 std::shared_ptr<TimedDevice> Timed() {
-  static const auto device =
-      std::make_shared<TimedDevice>(ValueOf(CreateDevice("cpu", {.threads = Threads()})));
+  static const auto device = std::make_shared<TimedDevice>(CreateBenchDevice());
   return device;
 }
 
@@ -126,7 +113,7 @@ class Batch {
 };
 
 double Bandwidth() {
-  static const double bandwidth = MeasureReadBandwidth(Threads(), size_t{512} << 20);
+  static const double bandwidth = MeasureReadBandwidth(BenchThreads(), size_t{512} << 20);
   return bandwidth;
 }
 
@@ -136,16 +123,9 @@ double SecondsOf(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// The time that half of the runs stay below: a disturbed run does not count.
-double Median(std::vector<double> seconds) {
-  const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
-}
-
 /// What the time went into.
 void Report(State& state, const std::vector<double>& seconds) {
-  static const double cached = MeasureReadBandwidth(Threads(), size_t{8} << 20);
+  static const double cached = MeasureReadBandwidth(BenchThreads(), size_t{8} << 20);
   const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
   Timed()->Report(state.iterations(), sum, Bandwidth(), cached, state);
 }

@@ -13,7 +13,7 @@
 //   QKV rows %         rows of Q, K and V generated, of dense's
 //   refetched %        softmax rows that progressive quantization made again
 //
-// Threads: THRESHER_BENCH_THREADS, else 2. THRESHER_BENCH_PAIRS: runs of each kind, else 3.
+// Threads and device: bench/bench_device.h. THRESHER_BENCH_PAIRS: runs of each kind, else 3.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
@@ -22,12 +22,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "backend/engine/loaded_model.h"
 #include "backend/tensor/status.h"
+#include "bench/bench_device.h"
 #include "tests/testing/random_checkpoint.h"
 
 namespace thresher {
@@ -43,16 +45,6 @@ int FromEnvironment(const char* name, int fallback) {
 
 double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-/// Ends a benchmark program that cannot run.
-template <typename T>
-T Expect(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    fmt::print(stderr, "{}\n", Message(value.status()));
-    std::exit(1);
-  }
-  return *std::move(value);
 }
 
 /// Seconds of one run, by what the time went into.
@@ -176,11 +168,9 @@ class Model {
         std::filesystem::temp_directory_path() /
         fmt::format("thresher-sparsity-bench-{}", Clock::now().time_since_epoch().count());
     const absl::Status written = testing::WriteRandomCheckpoint(directory, options);
-    if (!written.ok()) Expect<int>(written);
-    device_ = std::make_shared<TimedDevice>(
-        Expect(CreateDevice("cpu", {.threads = FromEnvironment("THRESHER_BENCH_THREADS", 2)})),
-        options.intermediate_size);
-    model_ = Expect(LoadModel(directory.string(), device_, {.precision = Precision::kF32}));
+    if (!written.ok()) throw std::runtime_error(Message(written));
+    device_ = std::make_shared<TimedDevice>(CreateBenchDevice(), options.intermediate_size);
+    model_ = ValueOf(LoadModel(directory.string(), device_, {.precision = Precision::kF32}));
     std::filesystem::remove_all(directory);  // Its pages stay mapped.
   }
 
@@ -191,14 +181,14 @@ class Model {
   Times Run(const std::string& policy, int32_t sequences, int32_t tokens, bool split = false) {
     Sequence sequence{.want_logits = true};
     for (int32_t t = 0; t < tokens; ++t) sequence.ids.push_back(200 + (t * 37) % 800);
-    if (policy != "dense") sequence.policy = Expect(model_->engine->ParsePolicy(policy));
+    if (policy != "dense") sequence.policy = ValueOf(model_->engine->ParsePolicy(policy));
     const std::vector<const Sequence*> batch(static_cast<size_t>(sequences), &sequence);
     std::vector<SequenceOutput> outputs(batch.size());
     device_->split_statistics = split;
     device_->Start();
     const absl::Status status = model_->engine->Run(batch, outputs);
     const Times times = device_->Stop();
-    if (!status.ok()) Expect<int>(status);
+    if (!status.ok()) throw std::runtime_error(Message(status));
     total_ = outputs[0].report.total();
     return times;
   }
@@ -214,11 +204,6 @@ class Model {
 Model& TheModel() {
   static Model model;
   return model;
-}
-
-double Median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 template <typename Of>
@@ -248,7 +233,7 @@ void Compare(State& state, const std::string& policy, int32_t sequences, int32_t
   state.counters["tokens/s"] = static_cast<double>(sequences) * tokens / seconds;
   if (policy == "dense") return;
   state.counters["ratio to dense"] = MedianOf(dense, total) / seconds;
-  const auto parsed = Expect(model.engine().ParsePolicy(policy));
+  const auto parsed = ValueOf(model.engine().ParsePolicy(policy));
   state.counters["limit ratio to dense"] = 1.0 / parsed->CostShare(tokens);
   if (parsed->low_ffn_bits() > 0) {
     const auto ffn = [](const Times& t) { return t.ffn; };
