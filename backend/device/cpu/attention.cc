@@ -59,8 +59,10 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
     for (size_t q = 0; q < queries; q += step) {
       const size_t n = std::min(step, queries - q);
       if (task.causal && first_query + q + n <= begin) continue;  // All these keys are later.
+      // A causal tile sees the keys up to its last row's.
+      const size_t seen = task.causal ? std::min(count, first_query + q + n - begin) : count;
       products.Score(task.query.row(static_cast<int64_t>(q)),
-                     static_cast<size_t>(task.query.stride), n, count, block_scores);
+                     static_cast<size_t>(task.query.stride), n, seen, block_scores);
       for (size_t r = q; r < q + n; ++r) {
         float* scores = block_scores + (r - q) * kKeyBlock;
         const size_t last = first_query + r + 1;  // Keys that a causal row sees.
@@ -75,7 +77,7 @@ void Attend(const HeadTask& task, float* memory, Matrix out) {
           ScaleInPlace(correction, stride, output + r * stride);
         }
       }
-      products.AddValues(block_scores, kKeyBlock, n, count, output + q * stride, stride);
+      products.AddValues(block_scores, kKeyBlock, n, seen, output + q * stride, stride);
     }
   }
   for (size_t r = 0; r < queries; ++r) {

@@ -160,9 +160,10 @@ class Block {
       products_.TakeKeys(key.Rows(static_cast<int64_t>(begin), static_cast<int64_t>(count)));
       for (size_t q = 0; q < rows.count; q += step) {
         const size_t n = std::min(step, rows.count - q);
-        if (visible(rows.slots[q + n - 1]) > begin) {
+        if (const size_t seen = visible(rows.slots[q + n - 1]); seen > begin) {
           products_.Score(rows.query.row(static_cast<int64_t>(q)),
-                          static_cast<size_t>(rows.query.stride), n, count, scores);
+                          static_cast<size_t>(rows.query.stride), n, std::min(count, seen - begin),
+                          scores);
         }
         for (size_t r = 0; r < n; ++r) {
           const size_t slot = rows.slots[q + r];
@@ -403,15 +404,16 @@ class Block {
           WantedValues(begin, count, wanted));
       for (size_t q = 0; q < rows_; q += step) {
         const size_t n = std::min(step, rows_ - q);
-        if (visible(q + n - 1) <= begin) continue;  // All these keys are later.
+        const size_t seen = visible(q + n - 1);
+        if (seen <= begin) continue;  // All these keys are later.
         for (size_t slot = q; slot < q + n; ++slot) {
           const float correction = corrections(slot)[begin / kKeyBlock];
           if (begin > 0 && correction != 1.0f) {
             ScaleInPlace(correction, stride, output + slot * stride);
           }
         }
-        products_.AddValues(weights(q) + begin, layout_.stride, n, count, output + q * stride,
-                            stride);
+        products_.AddValues(weights(q) + begin, layout_.stride, n, std::min(count, seen - begin),
+                            output + q * stride, stride);
       }
     }
   }

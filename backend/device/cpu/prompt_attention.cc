@@ -70,7 +70,7 @@ class Block {
       LoadKeys(begin, count);
       LoadValues(begin, count);
       ForEachTile(begin, [&](size_t head, size_t q, size_t n) {
-        Score(head, q, n, count);
+        Score(head, q, n, Visible(q + n - 1, begin, count));
         AddValues(head, q, n, begin, count);
       });
     }
@@ -91,7 +91,7 @@ class Block {
       LoadKeys(begin, count);
       ForEachTile(begin, [&](size_t head, size_t q, size_t n) {
         if (q + n <= summed_from_) return;
-        Score(head, q, n, count);
+        Score(head, q, n, Visible(q + n - 1, begin, count));
         SumTile(head, q, n, begin, block_sums);
       });
       for (size_t j = 0; j < count; ++j) {
