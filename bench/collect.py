@@ -26,6 +26,13 @@ KNOWN = {
 HOW_RUN = re.compile(r"(/iterations:\d+|/(manual|real|process)_time)+$")
 
 
+def read(path):
+    """What a file of Google Benchmark's holds; a program of which no benchmark was chosen leaves it empty."""
+    with open(path) as file:
+        text = file.read()
+    return json.loads(text) if text.strip() else {"benchmarks": []}
+
+
 def results_of(document):
     """The results of one Google Benchmark file; with repetitions, of the medians."""
     rows = document["benchmarks"]
@@ -90,10 +97,17 @@ def main():
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"))
     parser.add_argument("--tolerance", type=float, default=0.10)
     arguments = parser.parse_args()
-    if arguments.compare:
-        old, new = (json.load(open(path)) for path in arguments.compare)
-        sys.exit(1 if compare(old, new, arguments.tolerance) else 0)
-    results = [r for path in arguments.files for r in results_of(json.load(open(path)))]
+    try:
+        if arguments.compare:
+            old, new = (json.load(open(path)) for path in arguments.compare)
+            sys.exit(1 if compare(old, new, arguments.tolerance) else 0)
+        results = [r for path in arguments.files for r in results_of(read(path))]
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except json.JSONDecodeError as error:
+        parser.error(f"not JSON: {error}")
+    if not results:
+        parser.error("no results: is there a benchmark by this filter?")
     if arguments.json:
         with open(arguments.json, "w") as out:
             json.dump(results, out, indent=1)

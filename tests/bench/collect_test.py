@@ -73,6 +73,23 @@ class CollectTest(unittest.TestCase):
         self.assertEqual(results, [{"name": "Product/M:8", "error": "no memory"}])
         self.assertIn("failed: no memory", table)
 
+    def test_a_program_without_a_chosen_benchmark_adds_nothing(self):
+        empty = pathlib.Path(self.directory.name) / "other.json"
+        empty.write_text("")
+        source = self.write("bench.json", {"benchmarks": [self.row()]})
+        both = subprocess.run([sys.executable, COLLECT, str(empty), source], capture_output=True, text=True)
+        self.assertEqual((both.returncode, both.stderr), (0, ""))
+        self.assertIn("| Product/M:8 | 2 | ms |", both.stdout)
+        alone = subprocess.run([sys.executable, COLLECT, str(empty)], capture_output=True, text=True)
+        self.assertEqual(alone.returncode, 2)
+        self.assertIn("no results: is there a benchmark by this filter?", alone.stderr)
+
+    def test_a_file_that_is_not_there_is_named(self):
+        missing = subprocess.run([sys.executable, COLLECT, "--compare", "/nowhere/a.json", "/nowhere/b.json"],
+                                 capture_output=True, text=True)
+        self.assertEqual(missing.returncode, 2)
+        self.assertIn("/nowhere/a.json: No such file or directory", missing.stderr)
+
     def test_nothing_is_worse_within_the_tolerance(self):
         old = [{"name": "a", "value": 1, "unit": "x", "ratio": 2.0, "against": "b"},
                {"name": "c", "value": 1, "unit": "GB/s", "limit": 2, "percent_of_limit": 50.0}]
