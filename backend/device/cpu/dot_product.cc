@@ -8,6 +8,8 @@
 namespace thresher {
 namespace {
 
+static_assert(kMaxPanelCols <= kMaxDotTiles * kDotTileCols);
+
 int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 // Columns in tiles, the last padded with zeros.

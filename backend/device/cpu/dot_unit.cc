@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "backend/device/cpu/amx_unit.h"
-#include "backend/device/cpu/product.h"
 
 namespace thresher {
 namespace {
@@ -60,7 +59,7 @@ namespace {
 // the sum of its column of B. Sums may wrap on the way, and are exact at the end.
 void MultiplyInt8(const DotTask& task, std::span<const GroupRange> ranges) {
   if (task.col_begin != nullptr) return vnni::Multiply(task, ranges);
-  std::array<int32_t, kMaxPanelCols> begin;
+  std::array<int32_t, kMaxDotTiles * kDotTileCols> begin;
   DotTask biased = task;
   biased.col_begin = begin.data();
   vnni::SumColumns(task, ranges, begin.data());

@@ -25,6 +25,8 @@ namespace thresher {
 
 inline constexpr size_t kDotGroupBytes = 4;
 inline constexpr size_t kDotTileCols = 32;
+/// Of a task of int8.
+inline constexpr size_t kMaxDotTiles = 8;
 /// From one group of a tile to the next.
 inline constexpr size_t kDotTileStep = kDotTileCols * kDotGroupBytes;
 
