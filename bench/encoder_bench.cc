@@ -31,7 +31,6 @@
 namespace thresher {
 namespace {
 
-using benchmark::Counter;
 using benchmark::State;
 
 constexpr int32_t kMixedLengths[] = {
@@ -66,7 +65,7 @@ EncoderEngine& Engine(Precision precision) {
 /// Texts of these lengths, run as one batch.
 class Batch {
  public:
-  explicit Batch(std::vector<int32_t> lengths) {
+  explicit Batch(const std::vector<int32_t>& lengths) {
     for (const int32_t length : lengths) {
       Sequence sequence;
       for (int32_t i = 0; i < length; ++i) sequence.ids.push_back((1000 + 7919 * i) % 30522);
@@ -142,9 +141,10 @@ void Mixed(State& state, Precision precision) {
 /// Texts of one length in as many streams as there are threads, each of one thread and with a model
 /// of its own, against one stream of all threads: one text after the other, and eight at a time.
 void Streams(State& state, Precision precision, int32_t length) {
-  constexpr int kTexts = 16;  // Of one stream, and of all together.
+  constexpr int kTexts = 8;  // Of each stream.
   const int threads = BenchThreads();
   std::vector<std::unique_ptr<EncoderEngine>> engines;
+  engines.reserve(static_cast<size_t>(threads));
   for (int t = 0; t < threads; ++t) {
     engines.push_back(Load(ValueOf(CreateDevice("cpu", {.threads = 1})), precision));
   }
@@ -159,25 +159,25 @@ void Streams(State& state, Precision precision, int32_t length) {
   };
   EncoderEngine& whole = Engine(precision);
   for (const auto& engine : engines) run(*engine, 1, 1);
-  run(whole, 1, 8);
+  run(whole, 1, kTexts);
   std::vector<double> seconds, alone, batched;
   for (auto _ : state) {
     seconds.push_back(times([&] {
       std::vector<std::thread> streams;
+      streams.reserve(engines.size());
       for (const auto& engine : engines) {
-        streams.emplace_back([&] { run(*engine, kTexts / threads, 1); });
+        streams.emplace_back([&] { run(*engine, kTexts, 1); });
       }
       for (std::thread& stream : streams) stream.join();
     }));
     state.SetIterationTime(seconds.back());
-    alone.push_back(times([&] { run(whole, kTexts, 1); }));
-    batched.push_back(times([&] { run(whole, kTexts / 8, 8); }));
+    alone.push_back(times([&] { run(whole, kTexts * threads, 1); }));
+    batched.push_back(times([&] { run(whole, threads, kTexts); }));
   }
-  const double texts = kTexts / threads * threads;
-  const double each = Median(seconds) / texts;
-  state.counters["median ms"] = each * 1e3;
-  state.counters["ratio to one stream"] = Median(alone) / kTexts / each;
-  state.counters["ratio to batches of 8"] = Median(batched) / kTexts / each;
+  const double texts = kTexts * threads;
+  state.counters["median ms"] = Median(seconds) / texts * 1e3;
+  state.counters["ratio to one stream"] = Median(alone) / Median(seconds);
+  state.counters["ratio to batches of 8"] = Median(batched) / Median(seconds);
 }
 
 void Define() {

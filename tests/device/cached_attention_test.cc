@@ -778,7 +778,8 @@ TEST(RowOperationsOnCpu, MatchTheReferenceOnAnyNumberOfThreads) {
   const std::unique_ptr<Device> devices[] = {MakeDevice("cpu", 1), MakeDevice("cpu", 3)};
   RandomData random(8);
   const RotaryTable table = MakeRotary(12, 64);
-  for (const auto& [rows, heads] : {std::pair(1, 1), std::pair(3, 5), std::pair(200, 31)}) {
+  for (const auto& shape : {std::pair(1, 1), std::pair(3, 5), std::pair(200, 31)}) {
+    const int32_t rows = shape.first, heads = shape.second;
     const int64_t cols = int64_t{heads} * 29;
     const MatrixBuffer x = random.Normal(rows, cols), gamma = random.Normal(1, cols);
     const MatrixBuffer before = random.Normal(rows, cols);

@@ -84,7 +84,8 @@ TEST(OneDnnProduct, WhatTheProbePassesIsRightAndInvariant) {
   RandomData random(2);
   for (const auto accept : {&OneDnn::AcceptGood, &AnyKernel}) {
     OneDnn onednn(accept);
-    for (const auto& [in, out] : {std::pair(64, 48), std::pair(192, 400), std::pair(1600, 192)}) {
+    for (const auto& shape : {std::pair(64, 48), std::pair(192, 400), std::pair(1600, 192)}) {
+      const int64_t in = shape.first, out = shape.second;
       // Integers so small that nothing rounds, and (since kernels without VNNI add pairs of
       // products with x + 128 in 16 bits) nothing saturates either.
       const int64_t total = 300;

@@ -253,7 +253,7 @@ TEST_P(WithNothingLeftOut, AttentionHasTheBitsOfDense) {
             for (int32_t j = 0; j < n; ++j) plan.candidates->set(h, i, j);
           }
         }
-        plan.one_hot.assign(static_cast<size_t>(3 * n), -1);
+        plan.one_hot.assign(3 * static_cast<size_t>(n), -1);
         plan.heads = {{0, 1, 2}};
       }
       expect_dense("every rule, and all statistics");

@@ -70,7 +70,8 @@ TEST_P(Sst2, AccuracyIsAsTrained) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Sst2, ::testing::Values(Precision::kF32, Precision::kBF16, Precision::kInt8),
+INSTANTIATE_TEST_SUITE_P(All, Sst2,
+                         ::testing::Values(Precision::kF32, Precision::kBF16, Precision::kInt8),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
 }  // namespace
