@@ -3,6 +3,7 @@
 #define THRESHER_BENCH_BENCH_DEVICE_H_
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -29,10 +30,17 @@ inline int BenchThreads() {
   return wanted != nullptr ? std::atoi(wanted) : DetectCpuResources().usable();
 }
 
-/// THRESHER_BENCH_DEVICE, else "cpu", of BenchThreads().
-inline std::unique_ptr<Device> CreateBenchDevice() {
+/// THRESHER_BENCH_DEVICE, else "cpu".
+inline std::unique_ptr<Device> CreateBenchDevice(int threads = BenchThreads()) {
   const char* wanted = std::getenv("THRESHER_BENCH_DEVICE");
-  return ValueOf(CreateDevice(wanted != nullptr ? wanted : "cpu", {.threads = BenchThreads()}));
+  return ValueOf(CreateDevice(wanted != nullptr ? wanted : "cpu", {.threads = threads}));
+}
+
+template <typename Work>
+double SecondsOf(const Work& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 /// The time that half of the runs stay below: a disturbed run does not count.

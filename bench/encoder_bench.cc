@@ -9,7 +9,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -78,11 +77,10 @@ class Batch {
 
   /// Seconds of one run.
   double Run(EncoderEngine& engine) {
-    const auto begin = std::chrono::steady_clock::now();
-    const absl::Status status = engine.Run(pointers_, outputs_);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    absl::Status status;
+    const double took = SecondsOf([&] { status = engine.Run(pointers_, outputs_); });
     if (!status.ok()) throw std::runtime_error(Message(status));
-    return took.count();
+    return took;
   }
 
  private:
@@ -146,13 +144,8 @@ void Streams(State& state, Precision precision, int32_t length) {
   std::vector<std::unique_ptr<EncoderEngine>> engines;
   engines.reserve(static_cast<size_t>(threads));
   for (int t = 0; t < threads; ++t) {
-    engines.push_back(Load(ValueOf(CreateDevice("cpu", {.threads = 1})), precision));
+    engines.push_back(Load(CreateBenchDevice(1), precision));
   }
-  const auto times = [](const auto& body) {
-    const auto begin = std::chrono::steady_clock::now();
-    body();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
   const auto run = [&](EncoderEngine& engine, int runs, size_t texts) {
     Batch batch(std::vector<int32_t>(texts, length));
     for (int i = 0; i < runs; ++i) batch.Run(engine);
@@ -162,7 +155,7 @@ void Streams(State& state, Precision precision, int32_t length) {
   run(whole, 1, kTexts);
   std::vector<double> seconds, alone, batched;
   for (auto _ : state) {
-    seconds.push_back(times([&] {
+    seconds.push_back(SecondsOf([&] {
       std::vector<std::thread> streams;
       streams.reserve(engines.size());
       for (const auto& engine : engines) {
@@ -171,8 +164,8 @@ void Streams(State& state, Precision precision, int32_t length) {
       for (std::thread& stream : streams) stream.join();
     }));
     state.SetIterationTime(seconds.back());
-    alone.push_back(times([&] { run(whole, kTexts * threads, 1); }));
-    batched.push_back(times([&] { run(whole, threads, kTexts); }));
+    alone.push_back(SecondsOf([&] { run(whole, kTexts * threads, 1); }));
+    batched.push_back(SecondsOf([&] { run(whole, threads, kTexts); }));
   }
   const double texts = kTexts * threads;
   state.counters["median ms"] = Median(seconds) / texts * 1e3;

@@ -8,7 +8,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -115,12 +114,6 @@ class Batch {
 double Bandwidth() {
   static const double bandwidth = MeasureReadBandwidth(BenchThreads(), size_t{512} << 20);
   return bandwidth;
-}
-
-double SecondsOf(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 /// What the time went into.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/device/cpu/kernels.h"
+
 namespace thresher {
 namespace {
 
@@ -14,10 +16,7 @@ void StoreElements(DType element, const float* row, int32_t dim, std::byte* to) 
     std::memcpy(to, row, static_cast<size_t>(dim) * sizeof(float));
     return;
   }
-  for (int32_t d = 0; d < dim; ++d) {
-    const uint16_t bits = ToBF16(row[d]);
-    std::memcpy(to + static_cast<size_t>(d) * sizeof(bits), &bits, sizeof(bits));
-  }
+  ConvertRowsToBF16({row, 1, dim}, dim, reinterpret_cast<uint16_t*>(to));
 }
 
 /// What a quantised row is multiplied by: 0 for a row of zeros, NaN where one of it is.

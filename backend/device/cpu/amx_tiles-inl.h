@@ -92,7 +92,7 @@ void AmxBlock(const DotTask& task, GroupRange range, size_t row, size_t tile, bo
   }
 }
 
-/// Rows [first, end), kStep at a time, which the configuration in force is for.
+/// Rows [first, end), `step` at a time, which the configuration in force is for.
 template <typename Tiles, bool kLower>
 void AmxRowsOf(const DotTask& task, std::span<const GroupRange> ranges, size_t first, size_t end,
                size_t step) {

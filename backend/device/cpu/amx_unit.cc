@@ -5,9 +5,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
-#include <bit>
-#include <cstring>
 #include <vector>
 
 #include "backend/device/cpu/amx_tiles-inl.h"

@@ -141,14 +141,14 @@ class BlockProducts {
  public:
   /// Pieces of a task's scratch.
   struct Layout {
-    Layout(ScratchLayout& all, size_t dim, bool bf16) {
+    Layout(ScratchLayout& all, size_t dim) {
       key = all.Take(kKeyBlock * dim);
       value = all.Take(kKeyBlock * PaddedCols(dim));
-      if (bf16) factor = all.Take(kMostRows * std::max(dim, kKeyBlock) / 2);
+      factor = all.Take(kMostRows * std::max(dim, kKeyBlock) / 2);
     }
-    size_t key;         // In tiles: [dim][TileCols()] each, or as PackKeysBF16 has them.
-    size_t value;       // In tiles: [keys][TileCols()] each, or as PackValuesBF16 has them.
-    size_t factor = 0;  // Rows of queries or of weights in bfloat16.
+    size_t key;     // In tiles: [dim][TileCols()] each, or as PackKeysBF16 has them.
+    size_t value;   // In tiles: [keys][TileCols()] each, or as PackValuesBF16 has them.
+    size_t factor;  // Rows of queries or of weights in bfloat16.
   };
   // Of a call.
   static constexpr size_t kMostRows = 32;
@@ -189,7 +189,7 @@ class BlockProducts {
       return;
     }
     PackRowsBF16(query, stride, rows, dim_, factor_);
-    Multiply(rows, dim_, dim_, key_, (count + kBF16Step - 1) / kBF16Step, scores, kKeyBlock, false);
+    Multiply(rows, dim_, dim_, key_, Pad(count) / kBF16Step, scores, kKeyBlock, false);
   }
 
   /// sums[r] += the sum of weights[r][j] value[j] over the first `count` keys; weights are zero

@@ -15,7 +15,7 @@ namespace thresher::HWY_NAMESPACE {
 namespace {
 
 struct Layout : ScratchLayout {
-  explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)), products(*this, head_dim, true) {
+  explicit Layout(size_t head_dim) : stride(PaddedCols(head_dim)), products(*this, head_dim) {
     scores = Take(BlockProducts::kMostRows * kKeyBlock);
     output = Take(kQueryBlock * stride);
     largest = Take(kQueryBlock);

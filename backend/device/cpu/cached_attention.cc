@@ -1,14 +1,12 @@
 #include "backend/device/cpu/cached_attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <utility>
 #include <vector>
 
 #include "backend/device/cpu/attention.h"
 #include "backend/device/cpu/decode_attention.h"
-#include "backend/device/cpu/kernels.h"
 #include "backend/device/cpu/prompt_attention.h"
 
 namespace thresher {
@@ -71,16 +69,6 @@ CachedRecord StartRecord(const CachedAttentionInput& input, const CachedSequence
   return record;
 }
 
-/// StoreKeyRow and StoreValueRow where elements are stored as they are, by whole vectors.
-void StorePlainRow(const KvLayout& layout, const float* row, int32_t slot, std::byte* block) {
-  std::byte* const to = block + static_cast<size_t>(slot) * layout.value_bytes();
-  const int64_t dim = layout.head_dim();
-  if (layout.format().element == DType::kBF16) {
-    return ConvertRowsToBF16({row, 1, dim}, dim, reinterpret_cast<uint16_t*>(to));
-  }
-  std::memcpy(to, row, static_cast<size_t>(dim) * sizeof(float));
-}
-
 /// Makes the bounds of the keys that were just stored.
 void BoundStored(const KvLayout& layout, int32_t layer, int64_t width,
                  std::span<const CachedSequence> sequences, ThreadPool* pool) {
@@ -129,11 +117,8 @@ void StoreInCaches(const KvLayout& layout, int32_t layer, ConstMatrix key, Const
         const int32_t slot = sequence->SlotOf(layout, layer, h, row);
         std::byte* const page = sequence->pages[static_cast<size_t>(slot / kKvPageTokens)];
         const int32_t at = slot % kKvPageTokens;
-        const float* const key_row = key.row(from) + int64_t{h} * dim;
-        std::byte* const keys = layout.keys(page, layer, h);
-        layout.format().planes ? StoreKeyRow(layout, key_row, at, keys)
-                               : StorePlainRow(layout, key_row, at, keys);
-        StorePlainRow(layout, value.row(from) + int64_t{h} * dim, at,
+        StoreKeyRow(layout, key.row(from) + int64_t{h} * dim, at, layout.keys(page, layer, h));
+        StoreValueRow(layout, value.row(from) + int64_t{h} * dim, at,
                       layout.values(page, layer, h));
       }
     }

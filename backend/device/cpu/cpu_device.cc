@@ -367,7 +367,7 @@ class CpuDevice final : public Device {
     const int64_t least = DivideUp(x.rows, kMaxChunkRows / step * step);
     const int64_t chunk_rows = DivideUp(DivideUp(x.rows, std::max(wanted, least)), step) * step;
     const int64_t chunks = DivideUp(x.rows, chunk_rows);
-    // oneDNN's narrow kernels do several times the work in the same time.
+    // Kernels of narrow elements do several times the work in the same time.
     const SourceForm form = product.source_form();
     const bool narrow =
         form == SourceForm::kBF16 || form == SourceForm::kS8 || form == SourceForm::kU8;

@@ -26,7 +26,7 @@ struct Layout : ScratchLayout {
       : out_stride(PaddedCols(head_dim)),
         stride(Blocks(keys) * kKeyBlock),
         blocks(Blocks(keys)),
-        products(*this, head_dim, true) {
+        products(*this, head_dim) {
     query = Take(kQueryBlock * head_dim);
     scores = Take(BlockProducts::kMostRows * kKeyBlock);
     weights = Take(kQueryBlock * stride);

@@ -20,7 +20,7 @@ namespace {
 struct Layout : ScratchLayout {
   /// For `queries` rows of all heads together.
   Layout(size_t head_dim, size_t queries)
-      : stride(PaddedCols(head_dim)), products(*this, head_dim, true) {
+      : stride(PaddedCols(head_dim)), products(*this, head_dim) {
     rows = Take(kKeyBlock * head_dim);
     scores = Take(BlockProducts::kMostRows * kKeyBlock);
     output = Take(queries * stride);
